@@ -32,7 +32,7 @@ def target_mass(
     known = known_rows(targ, prop)
     return known.to(targ.dtype) if prop.is_multi else torch.where(known, targ.as_subclass(Tensor).sum(-1), 0.)
 
-# %% ../nbs/06_loss.ipynb #02c1b958
+# %% ../nbs/06_loss.ipynb #73558b1a
 def softmax_focal(
     logits:Tensor,   # (N, n_classes)
     targ:Tensor,     # (N, n_classes), rows sum to 1
@@ -41,13 +41,13 @@ def softmax_focal(
     "Cost of each class, `-targ * (1-p)**gamma * log(p)`, https://arxiv.org/abs/1708.02002"
     logp = logits.log_softmax(-1)
     cost = -targ*logp
-    return cost*_miss_factor(-logp.expm1(), gamma)
+    return cost*_power(-logp.expm1(), gamma) if gamma else cost
 
-def _miss_factor(miss, gamma):
+def _power(miss, gamma):
     "`miss**gamma`, with a finite gradient at `miss=0`"
-    return miss.clamp_min(1e-12)**gamma if gamma else 1.
+    return miss.clamp_min(1e-12)**gamma
 
-# %% ../nbs/06_loss.ipynb #f77a60ca
+# %% ../nbs/06_loss.ipynb #0ad2fa7c
 def sigmoid_focal(
     logits:Tensor,   # (N, n_classes)
     targ:Tensor,     # (N, n_classes), 0-1
@@ -56,7 +56,7 @@ def sigmoid_focal(
 )->Tensor: # (N, n_classes)
     "Cost of each yes-or-no answer, https://arxiv.org/abs/1708.02002"
     p,cost = logits.sigmoid(),F.binary_cross_entropy_with_logits(logits, targ, reduction='none')
-    cost = cost*_miss_factor(p*(1-targ)+(1-p)*targ, gamma)
+    if gamma: cost = cost*_power(p*(1-targ)+(1-p)*targ, gamma)
     return cost*(alpha*targ+(1-alpha)*(1-targ)) if alpha>=0 else cost
 
 # %% ../nbs/06_loss.ipynb #526a946f
@@ -103,7 +103,7 @@ def _property_weights(schema, given):
     given = [1.]*len(schema) if given is None else _by_property(schema, given, 'property_weights')
     return _weights(given, len(schema), 'property_weights')
 
-# %% ../nbs/06_loss.ipynb #51a60fcb
+# %% ../nbs/06_loss.ipynb #e1916fb5
 class PropertyLoss(nn.Module):
     "Weighted sum over the properties of a class-weighted loss that leaves unknown rows out"
     def __init__(self,
@@ -121,7 +121,8 @@ class PropertyLoss(nn.Module):
         self.schema,self.gamma,self.alpha,self.thresh = schema,gamma,alpha,thresh
         self.label_smoothing,self.reduction = label_smoothing,reduction
         self.kinds = _loss_kinds(schema, kind)
-        _check_range('gamma', gamma, 0, float('inf')), _check_range('alpha', alpha, -float('inf'), 1)
+        _check_range('gamma', gamma, 0, float('inf'))
+        _check_range('alpha', alpha, -float('inf'), 1)
         _check_range('label_smoothing', label_smoothing, 0, 1)
         self.register_buffer('class_weights', _class_weights(schema, class_weights))
         self.register_buffer('property_weights', _property_weights(schema, property_weights))
