@@ -1,6 +1,6 @@
 """Photos and crops per second of `predict_photos`, beside a loop as Housing Passports v2 has it, on the same photos in the same run.
 
-    python benchmarks/predict_speed.py [--photos 200] [--size 224] [--arch convnextv2_atto] [--device cpu] [--workers N]
+    python benchmarks/predict_speed.py [--photos 60] [--size 224] [--arch resnet10t] [--device cpu] [--workers N]
 
 The loop: for each box, open the photo, cut, squash, predict one crop alone. Both give the same answers, which is checked.
 """
@@ -38,10 +38,10 @@ def seconds(f):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument('--photos', type=int, default=200)
-    p.add_argument('--photo_size', type=int, nargs=2, default=(1280,960))
+    p.add_argument('--photos', type=int, default=60)
+    p.add_argument('--photo_size', type=int, nargs=2, default=(640,480))
     p.add_argument('--size', type=int, default=224, help='pixels of a side that the model is fed')
-    p.add_argument('--arch', default='convnextv2_atto')
+    p.add_argument('--arch', default='resnet10t')
     p.add_argument('--device', default=str(default_device()))
     p.add_argument('--workers', type=int, default=None)
     p.add_argument('--repeats', type=int, default=3)

@@ -8,12 +8,13 @@ Docs: https://hp-fastai.github.io/hp_fastai/cli.html.md"""
 __all__ = ['PAGE', 'users_errors', 'hp_clip', 'hp_split', 'baseline_scores', 'write_evaluation', 'hp_train', 'hp_evaluate',
            'hp_predict', 'demo_page', 'hp_demo']
 
-# %% ../nbs/12_cli.ipynb #73857d7c
+# %% ../nbs/12_cli.ipynb #856bac9a
 import json,sys
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
-from fastcore.script import call_parse, Param
+from typing import Annotated
+from fastcore.script import call_parse
 
 # %% ../nbs/12_cli.ipynb #91565817
 @contextmanager
@@ -52,7 +53,7 @@ def hp_clip(
         res = clip_coco(img_dir, ann_json, side, out_dir, buffer=buffer, labels={category:CATEGORY} if category else HPV2_ATTRIBUTES, n_workers=n_workers, progress=not quiet)
         print(res)
 
-# %% ../nbs/12_cli.ipynb #a882318e
+# %% ../nbs/12_cli.ipynb #9a09b3a0
 def _group_column(df, group):
     "Table and group argument of `split_table` for the option --group"
     if not group.startswith('folder:'): return df,group or None
@@ -61,7 +62,7 @@ def _group_column(df, group):
 
 @call_parse
 def hp_split(
-    csvs:Param('tables of `hp_clip`, one per side, or any table with file_name and one column per property', str, nargs='+'),
+    csvs:Annotated[str, dict(nargs='+')], # tables of `hp_clip`, one per side, or any table with file_name and one column per property
     out_dir:str,                 # folder for train.csv, valid.csv, test.csv, audit.csv and audit.png
     group:str='',                # crops of one group stay together: a column, or folder:N for the first N folders of the path; default: one photo
     fractions:str='.7,.18,.12',  # shares of train, valid and test

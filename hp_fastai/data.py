@@ -138,12 +138,15 @@ def _map(self:CropCache, file, shape):
     with open(file, 'ab') as f: f.truncate(int(np.prod(shape)))
     return np.memmap(file, np.uint8, 'r+', shape=shape)
 
-# %% ../nbs/04_data.ipynb #563a5517
+# %% ../nbs/04_data.ipynb #6fef7e0c
 class TrainOnly(Transform):
     "Batch transforms `tfms` one after the other, on training pictures only"
     order,split_idx = 30,0
     def __init__(self, tfms): self.tfms = list(tfms)
-    def encodes(self, x:TensorImage):
+    def encodes(self,
+        x:TensorImage, # (N, 3, H, W) on the device
+    ):
+        "All transforms, as for a training batch"
         for t in self.tfms: x = t(x, split_idx=0)
         return x
 
@@ -177,13 +180,14 @@ def property_datablock(
                      get_x=reader, get_y=[ItemGetter(n) for n in schema.names], splitter=split_indices,
                      batch_tfms=[*tfms, Normalize.from_stats(*imagenet_stats)])
 
-# %% ../nbs/04_data.ipynb #7fdb891c
+# %% ../nbs/04_data.ipynb #66235fcd
 class PropertyDL(TfmdDL):
     "`TfmdDL` that may draw the training crops by `wgts`, and whose `show_batch` names every property"
     def __init__(self, dataset=None, bs=64, wgts=None, replacement=True, n_draw=None, **kwargs):
         self.wgts,self.replacement,self.n_draw = None if wgts is None else np.asarray(wgts, float)/np.sum(wgts),replacement,n_draw
         super().__init__(dataset=dataset, bs=bs, **kwargs)
     def get_idxs(self):
+        "Order of the crops in the next epoch: shuffled, or drawn by `wgts`"
         if self.wgts is None or not self.shuffle: return super().get_idxs()
         rng = np.random.default_rng(self.rng.randrange(2**32))
         return rng.choice(self.n, self.n_draw or self.n, self.replacement, self.wgts).tolist()
@@ -202,15 +206,18 @@ def rarity_weights(
         total[known] += w/w.mean() if len(w) else 0; n += known
     return np.where(n>0, total/np.maximum(n,1), 1.)
 
-# %% ../nbs/04_data.ipynb #c5a6ee28
+# %% ../nbs/04_data.ipynb #78553ecd
 class PropertyDataLoaders(DataLoaders):
     "fastai `DataLoaders` that carry the `schema` of their table"
     def __init__(self, *loaders, schema=None, reader=None, file_col='file_name', test=None, path='.', device=None):
         self.schema,self.reader,self.file_col,self.test = schema,reader,file_col,test
         super().__init__(*loaders, path=path, device=device)
     @property
-    def size(self): return self.reader.size
+    def size(self):
+        "Pixels of a side"
+        return self.reader.size
     def new_empty(self):
+        "The same loaders without data, as `learn.export` wants them"
         loaders = [dl.new(dl.dataset.new_empty()) for dl in self.loaders]
         return type(self)(*loaders, schema=self.schema, reader=CropReader('.', self.size), file_col=self.file_col, path=self.path, device=self.device)
 

@@ -7,7 +7,7 @@ Docs: https://hp-fastai.github.io/hp_fastai/interpret.html.md"""
 # %% auto #0
 __all__ = ['answer_loss', 'PropertyInterpretation', 'PropertyView', 'short_names']
 
-# %% ../nbs/09_interpret.ipynb #7cebe91c
+# %% ../nbs/09_interpret.ipynb #bae3847c
 from collections.abc import Mapping
 from contextlib import nullcontext
 from itertools import combinations
@@ -19,6 +19,7 @@ import sklearn.metrics as skm
 import torch
 from fastcore.basics import *
 from fastcore.foundation import L
+from fastcore.imports import noop
 from fastai.data.transforms import CategoryMap
 from fastai.interpret import ClassificationInterpretation
 from torch import Tensor
@@ -28,15 +29,15 @@ from .loss import *
 from .metrics import *
 from .learner import *
 
-# %% ../nbs/09_interpret.ipynb #ecb4a82f
+# %% ../nbs/09_interpret.ipynb #bbe5a744
 def answer_loss(
     prop:Property, # what was answered
     probs:Tensor,  # (N, n_classes) probabilities 0-1
     answers:Tensor,# (N, n_classes) targets, or other answers written in the same way
 )->Tensor: # (N,) at least 0; float64
     "Minus log of the probability that `probs` give to `answers`"
-    probs,yes = probs.double(),answers>.5
-    p = torch.where(yes, probs, 1-probs).prod(-1) if prop.is_multi else (probs*yes).sum(-1)
+    probs = probs.double()
+    p = torch.where(answers>.5, probs, 1-probs).prod(-1) if prop.is_multi else probs.gather(-1, answers.argmax(-1, keepdim=True))[:,0]
     return -p.clamp_min(torch.finfo(torch.float32).tiny).log()
 
 # %% ../nbs/09_interpret.ipynb #2973c665
@@ -78,7 +79,7 @@ class PropertyInterpretation:
         self.losses = self.property_losses.nansum(1)
     def __len__(self): return len(self.losses)
 
-# %% ../nbs/09_interpret.ipynb #a1dc1367
+# %% ../nbs/09_interpret.ipynb #c1537731
 def _plain_dl(learn, ds_idx, dl):
     "Loader in the order of its items, and a context in which its batches are not augmented"
     dl = (learn.dls[ds_idx] if dl is None else dl).new(shuffle=False, drop_last=False)
@@ -105,7 +106,7 @@ def from_learner(
     act = act or getattr(learn.loss_func, 'activation', None) or PropertyLoss(schema).activation
     res = cls(schema, act(logits), targs, thresh=getattr(learn.loss_func, 'thresh', .5),
               losses=_training_losses(learn, logits, tuplify(targs)) if weighted else None)
-    res.dl,res.items = dl,list(dl.dataset.items)
+    res.dl,res.items = dl,list(dl.dataset.items) if hasattr(dl.dataset, 'items') else list(range(len(res)))
     return res
 
 # %% ../nbs/09_interpret.ipynb #a08b2d57
@@ -180,7 +181,7 @@ def short_names(
         if len(set(res))==len(set(classes)): return res
     return list(classes)
 
-# %% ../nbs/09_interpret.ipynb #4c57c999
+# %% ../nbs/09_interpret.ipynb #572a6ccc
 def _cells(prop, cm, width):
     "Counts and shares of the cells to draw, and the names of rows and columns"
     names = short_names(prop.classes, width)
@@ -188,17 +189,17 @@ def _cells(prop, cm, width):
     return counts,counts/np.maximum(total, 1),names,(['there:\nfound', 'there:\nmissed', 'absent:\nsaid', 'absent:\nnot said'] if prop.is_multi else names)
 
 def _cell_text(n, share, normalize, dec=0):
-    "Count, share, or for `normalize=None` both"
+    "Count, share, or for `normalize=None` both; nothing where there is nothing, except for counts alone"
     if normalize: return f'{share:.{dec}f}' if dec else f'{share:.0%}'
-    return f'{n}\n{share:.0%}' if normalize is None and n else f'{n}'
+    return f'{n}' if normalize is False else f'{n}\n{share:.0%}' if n else ''
 
 def _draw_cells(ax, shares, texts, rows, cols, title, cmap='Blues', vmin=0, vmax=1, aspect='equal', fontsize=None):
     "Matrix of coloured cells with text"
-    ax.imshow(shares, cmap=cmap, vmin=vmin, vmax=vmax, aspect=aspect)
+    im = ax.imshow(shares, cmap=cmap, vmin=vmin, vmax=vmax, aspect=aspect)
     size = fontsize or (9 if len(rows)<6 else 7.5)
     for (i,j),t in np.ndenumerate(texts):
-        dark = (shares[i,j]-vmin)/(vmax-vmin)>.6
-        ax.text(j, i, t, ha='center', va='center', fontsize=size, linespacing=.95, color='white' if dark else '0.7' if t=='0' else 'black')
+        light = np.dot(im.cmap(im.norm(shares[i,j]))[:3], (.3,.59,.11))>.55
+        ax.text(j, i, t, ha='center', va='center', fontsize=size, linespacing=.95, color='0.7' if t=='0' else 'black' if light else 'white')
     tilt = dict(rotation=40, ha='right', rotation_mode='anchor') if max(map(len, cols))>9 and '\n' not in cols[0] else {}
     ax.set_xticks(range(len(cols)), cols, fontsize=8, **tilt)
     ax.set_yticks(range(len(rows)), rows, fontsize=8)
@@ -252,7 +253,7 @@ def plot_confusion_matrix(
     plt.close(fig)
     return fig
 
-# %% ../nbs/09_interpret.ipynb #abadcada
+# %% ../nbs/09_interpret.ipynb #699bb27a
 @patch
 def most_confused(
     self:PropertyView,
@@ -279,8 +280,9 @@ def n_true(
     label, # class; for a multi property also 'not CLASS'
 )->int: # number of crops
     "How many crops truly have `label`"
-    if label in self.prop.o2i: return int((self.onehot[:,self.prop.o2i[label]]>.5).sum())
-    return len(self)-self.n_true(label.removeprefix('not '))
+    if label not in self.prop.o2i: return len(self)-self.n_true(label.removeprefix('not '))
+    i = self.prop.o2i[label]
+    return int((self.targs[:,i] if self.prop.is_multi else self.targs==i).sum())
 
 # %% ../nbs/09_interpret.ipynb #0e529f7f
 def _ratios(hits, true, said, zero_division):
@@ -379,25 +381,23 @@ def picture(
     "The picture of crop `i` of this view, read from its file"
     return self.interp.picture(self.rows[int(i)])
 
-# %% ../nbs/09_interpret.ipynb #66c60a1b
+# %% ../nbs/09_interpret.ipynb #d99f2e76
 def _as_targets(prop, decoded):
     "Answers written as targets `(N, n_classes)`"
     return decoded.float() if prop.is_multi else torch.nn.functional.one_hot(decoded, prop.n_classes).float()
 
-@patch
-def answer_probs(
-    self:PropertyInterpretation,
-)->Tensor: # (N, n_properties) 0-1
-    "Probability that the model gave to its own answer of each property"
-    return torch.stack([(-answer_loss(p, o, _as_targets(p, d))).exp() for p,o,d in zip(self.schema, self.probs, self.decoded)], 1)
+def _prob(prop, probs, answers):
+    "Probability (N,) that `probs` give to `answers`"
+    return (-answer_loss(prop, probs, answers)).exp()
 
 @patch
 def _caption(self:PropertyInterpretation, i):
     "Lines of (text, colour) under crop `i`"
-    props = [Property(p.name, short_names(p.classes, 13), p.kind) for p in self.schema]
-    said = [_as_targets(p, d[i:i+1])[0] for p,d in zip(self.schema, self.decoded)]
-    lines = result_lines(props, [t[i] for t in self.targs], said, width=45)
-    return [(f'loss {self.losses[i]:.2f}', 'tab:blue'), *((f'{text}  {p:.0%}', color) for (text,color),p in zip(lines, self.answer_probs()[i]))]
+    props = [Property(p.name, short_names(p.classes, 12), p.kind) for p in self.schema]
+    said = [_as_targets(p, d[[i]]) for p,d in zip(self.schema, self.decoded)]
+    probs = [_prob(p, o[[i]], s).item() for p,o,s in zip(self.schema, self.probs, said)]
+    lines = result_lines(props, [t[i] for t in self.targs], [s[0] for s in said], width=45)
+    return [(f'loss {self.losses[i]:.2f}', 'tab:blue'), *((f'{text}  {p:.0%}', color) for (text,color),p in zip(lines, probs))]
 
 @patch
 def plot_top_losses(
@@ -409,24 +409,25 @@ def plot_top_losses(
 )->plt.Figure: # the crops with answers, truths where they differ, and probabilities
     "Show the crops with the largest (smallest) loss over all properties"
     idxs = self.top_losses(k, largest)[1].tolist()
-    fig = show_crops([self.picture(i) for i in idxs], [self._caption(i) for i in idxs], ncols, figsize or (2.6*ncols, 3*-(-len(idxs)//ncols)))
+    fig = show_crops([self.picture(i) for i in idxs], [self._caption(i) for i in idxs], ncols, figsize or (2.8*ncols, 3.2*-(-len(idxs)//ncols)))
     plt.close(fig)
     return fig
 
-# %% ../nbs/09_interpret.ipynb #92a38f87
+# %% ../nbs/09_interpret.ipynb #6a967460
 @patch
 def _caption(self:PropertyView, i):
     "Lines of (text, colour) under crop `i`"
-    said = _as_targets(self.prop, self.decoded[i:i+1])
-    right = bool((said==(self.onehot[i:i+1]>.5)).all())
-    lines = [(f'{verb} {self.prop.decode(o)[0]}', f' {(-answer_loss(self.prop, self.preds[i:i+1], o)).exp().item():.0%}') for verb,o in (('said', said), ('is', self.onehot[i:i+1]))]
-    return [(short_names([text], 32)[0]+p, color) for (text,p),color in zip(lines, ('black' if right else 'tab:red', 'black'))] + [(f'loss {self.losses[i]:.2f}', 'tab:blue')]
+    prop = Property(self.prop.name, short_names(self.prop.classes, 24), self.prop.kind)
+    said,true = _as_targets(prop, self.decoded[[i]]),self.onehot[[i]]
+    text = [f'{verb} {prop.decode(o)[0]}  {_prob(prop, self.preds[[i]], o).item():.0%}' for verb,o in (('said', said), ('is', true))]
+    color = 'black' if prop.decode(said)==prop.decode(true) else 'tab:red'
+    return [(text[0], color), (text[1], 'black'), (f'loss {self.losses[i]:.2f}', 'tab:blue')]
 
 @patch
 def _show(self:PropertyView, idxs, ncols=4, figsize=None):
     "Show crops by their number within the view"
     idxs = listify(idxs.tolist() if isinstance(idxs, Tensor) else idxs)
-    show_crops([self.picture(i) for i in idxs], [self._caption(i) for i in idxs], ncols, figsize)
+    show_crops([self.picture(i) for i in idxs], [self._caption(i) for i in idxs], ncols, figsize or (2.6*ncols, 2.8*-(-len(idxs)//ncols)))
 
 @patch
 def plot_top_losses(
@@ -453,27 +454,27 @@ def __getitem__(self:PropertyView, idxs):
     idxs = listify(idxs.tolist() if isinstance(idxs, Tensor) else idxs)
     return [self.picture(i) for i in idxs], self.preds[idxs], self.targs[idxs], self.decoded[idxs], self.losses[idxs]
 
-# %% ../nbs/09_interpret.ipynb #2e4bcb04
+# %% ../nbs/09_interpret.ipynb #bad87fa5
 @patch
 def table(
     self:PropertyInterpretation,
 )->pd.DataFrame: # file (where known), per property NAME (truth), NAME_answer, NAME_prob (of the answer), NAME_loss; loss: their sum
     "One row per crop: truth, answer, probability and loss of every property"
-    probs = self.answer_probs()
     cols = {} if self.items is None else dict(file=[o.get('file') if isinstance(o, dict) else str(o) for o in self.items])
     for i,p in enumerate(self.schema):
-        cols |= {p.name: p.decode(self.targs[i]), f'{p.name}_answer': p.decode(_as_targets(p, self.decoded[i])),
-                 f'{p.name}_prob': probs[:,i].numpy(), f'{p.name}_loss': self.property_losses[:,i].numpy()}
+        said = _as_targets(p, self.decoded[i])
+        cols |= {p.name: p.decode(self.targs[i]), f'{p.name}_answer': p.decode(said),
+                 f'{p.name}_prob': _prob(p, self.probs[i], said).numpy(), f'{p.name}_loss': self.property_losses[:,i].numpy()}
     return pd.DataFrame({**cols, 'loss':self.losses.numpy()})
 
-# %% ../nbs/09_interpret.ipynb #b5e9b164
+# %% ../nbs/09_interpret.ipynb #63506534
 @patch
 def wrong(
     self:PropertyInterpretation,
 )->Tensor: # (N, n_properties) bool; False where the label is unknown
     "Which answers are wrong; of a multi property those with any label wrong"
-    said = [_as_targets(p, d) for p,d in zip(self.schema, self.decoded)]
-    return self.known & torch.stack([(s!=(t>.5)).any(1) for s,t in zip(said, self.targs)], 1)
+    miss = [(d!=(t>.5)).any(1) if p.is_multi else d!=t.argmax(1) for p,d,t in zip(self.schema, self.decoded, self.targs)]
+    return self.known & torch.stack(miss, 1)
 
 @patch
 def error_overlap(
@@ -510,7 +511,7 @@ def plot_error_overlap(
     plt.close(fig)
     return fig
 
-# %% ../nbs/09_interpret.ipynb #6edbd485
+# %% ../nbs/09_interpret.ipynb #68611fab
 @patch
 def steps_off(
     self:PropertyInterpretation,
@@ -535,6 +536,6 @@ def plot_steps_off(
     for ax,(name,g) in zip(axs[0], groups):
         bars = ax.bar(g.steps, g['count'], color=['tab:blue' if k==0 else 'tab:red' for k in g.steps])
         ax.bar_label(bars, [f'{s:.0%}' for s in g.share], fontsize=8)
-        ax.set(title=f'{name}: answer minus truth', xlabel='classes', ylabel='crops', xticks=g.steps); ax.spines[['top','right']].set_visible(False)
+        ax.set(title=f'{name}: answer minus truth', xlabel='steps', ylabel='crops', xticks=g.steps); ax.spines[['top','right']].set_visible(False)
     plt.close(fig)
     return fig

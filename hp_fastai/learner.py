@@ -25,25 +25,32 @@ from .model import *
 from .loss import *
 from .metrics import *
 
-# %% ../nbs/08_learner.ipynb #c1230206
+# %% ../nbs/08_learner.ipynb #fc67e31b
 class History(Callback):
     "Losses and metrics of every epoch over all calls of `fit`, in `learn.history.table` and in `path/fname`"
     order,remove_on_fetch = 61,True
     def __init__(self, fname='history.csv'): self.fname,self.rows = fname,[]
-    def after_create(self): self.learn.history = self
+    def after_create(self):
+        "Make the log known as `learn.history`"
+        self.learn.history = self
     def after_epoch(self):
+        "Add a row"
         if hasattr(self.learn, 'lr_finder') or hasattr(self.learn, 'gather_preds'): return
         row = dict(zip(self.recorder.metric_names[1:], self.learn.final_record))
         self.rows.append(dict(epoch=len(self.rows), lr=self.opt.hypers[-1]['lr'], **row))
         if self.fname: self.table.to_csv(self.learn.path/self.fname, index=False)
     @property
-    def table(self): return pd.DataFrame(self.rows)
+    def table(self):
+        "One row an epoch: epoch, lr, losses and metrics"
+        return pd.DataFrame(self.rows)
 
-# %% ../nbs/08_learner.ipynb #820c96a0
+# %% ../nbs/08_learner.ipynb #3e31ff4d
 class PropertyLearner(Learner):
     "fastai `Learner` whose model answers several properties"
     @property
-    def schema(self): return self.dls.schema
+    def schema(self):
+        "The properties that it answers"
+        return self.dls.schema
 
 # %% ../nbs/08_learner.ipynb #ad668fe9
 def mixed_precision(

@@ -89,12 +89,12 @@ def _photo_jobs(df, problems):
         if good: yield (name, [box for _,box in good], _name_clips(name, len(good), photos, used),
                         [(name, cells[i], scores[i]) for i,_ in good], [ids[i] for i,_ in good])
 
-# %% ../nbs/11_predict.ipynb #61c3c78f
+# %% ../nbs/11_predict.ipynb #b570a02d
 class _Decoder(Dataset):
     "Cuts and squashes all crops of a group of photos"
     def __init__(self, img_dir, size, buffer): self.img_dir,self.size,self.buffer = str(img_dir),size,buffer
 
-    def photo(self, name, boxes):
+    def _photo(self, name, boxes):
         "Crops of one photo as arrays, and for each box the finding (reason, value), or None"
         img,error,value = _open(os.path.join(self.img_dir, name))
         if error: return [],[(error, value)]*len(boxes)
@@ -104,7 +104,7 @@ class _Decoder(Dataset):
 
     def __getitem__(self, task):
         number,last,jobs = task
-        done = [self.photo(name, boxes) for name,boxes,*_ in jobs]
+        done = [self._photo(name, boxes) for name,boxes,*_ in jobs]
         crops = [c for cs,_ in done for c in cs]
         xs = torch.from_numpy(np.stack(crops)) if crops else torch.zeros((0, self.size, self.size, 3), dtype=torch.uint8)
         return number, last, jobs, xs, [fates for _,fates in done]
@@ -195,7 +195,7 @@ def _outcome(jobs, fates):
             if not dropped: rows.append((*cell, next(clips)))
     return rows,pd.DataFrame(report, columns=REPORT_COLUMNS)
 
-# %% ../nbs/11_predict.ipynb #2bd3d564
+# %% ../nbs/11_predict.ipynb #a40410c6
 def _fingerprint_of(bundle, df, **settings):
     "Hashes of model and input, and the settings"
     sha = hashlib.sha256(json.dumps([bundle.meta.get(k) for k in ('schema', 'model', 'activation', 'thresh')], default=str).encode())
@@ -217,15 +217,15 @@ class _Parts:
         other = [k for k in new if old.get(k)!=new[k]]
         if other: raise ValueError(f"{self.dir} holds an unfinished run with another {', '.join(other)}. Start anew with `resume=False`, or choose another `out`")
 
-    def file(self, number, kind=''): return self.dir/f'{number:06}{kind or self.suffix}'
-    def done(self, number): return self.file(number).exists()
-    def write(self, number, table, report):
+    def _file(self, number, kind=''): return self.dir/f'{number:06}{kind or self.suffix}'
+    def _done(self, number): return self._file(number).exists()
+    def _write(self, number, table, report):
         "Keep a chunk; the table comes last and says that the chunk is complete"
-        _replace_file(self.file(number, '.report'), lambda p: report.to_csv(p, index=False))
+        _replace_file(self._file(number, '.report'), lambda p: report.to_csv(p, index=False))
         write = table.to_parquet if self.suffix=='.parquet' else table.to_csv
-        _replace_file(self.file(number), lambda p: write(p, index=False))
+        _replace_file(self._file(number), lambda p: write(p, index=False))
 
-# %% ../nbs/11_predict.ipynb #3231310e
+# %% ../nbs/11_predict.ipynb #f029c840
 def _join_csv(files, out):
     "String CSV files together, with the first one's header"
     with open(out, 'wb') as w:
@@ -249,7 +249,7 @@ def _check_out(out):
         except ImportError: raise RuntimeError(f"{out}: Parquet needs pyarrow, which comes with `pip install 'hp_fastai[parquet]'`; a name that ends in .csv needs nothing") from None
 
 @patch
-def finish(self:_Parts, problems):
+def _finish(self:_Parts, problems):
     "String all parts together into the output and the report beside it, then remove them"
     files = sorted(self.dir.glob(f'[0-9]*{self.suffix}'))
     reports = [self.dir/'before.report', *sorted(self.dir.glob('[0-9]*.report'))]
@@ -260,7 +260,7 @@ def finish(self:_Parts, problems):
     shutil.rmtree(self.dir)
     return pd.read_csv(report, dtype=dict(photo=str, reason=str, value=str, dropped=bool), keep_default_na=False)
 
-# %% ../nbs/11_predict.ipynb #3fcf7b32
+# %% ../nbs/11_predict.ipynb #1dad70e0
 @dataclass(repr=False)
 class PredictResult:
     "Where the predictions are, and the `report` of all that was wrong"
@@ -278,11 +278,13 @@ class PredictResult:
         "Numbers as numbers, the rest as text"
         return {c: float if c=='box_scores' or c.startswith('p_') else str for c in pd.read_csv(self.file, nrows=0)}
     @property
-    def dropped(self): return int(self.report.dropped.sum())
+    def dropped(self):
+        "Boxes or crops that got no prediction"
+        return int(self.report.dropped.sum())
     def __repr__(self): return f"predictions for {self.n_photos:,} pictures{f' in {self.file.name}' if self.file else ''}; {self.dropped:,} boxes or crops left out"
     def _repr_html_(self): return f'<p>{self}</p>' + (self.report.groupby('reason').size().rename('rows').reset_index().to_html(index=False) if len(self.report) else '')
 
-# %% ../nbs/11_predict.ipynb #90bb32b0
+# %% ../nbs/11_predict.ipynb #8edce1f6
 def _predict(bundle, jobs, df, n, img_dir, buffer, out, problems, bs, num_workers, device, progress, full, chunk, resume, amp):
     "Predict the `n` pictures of `jobs`, made of the table `df`, into the file `out` or into memory"
     bundle = _ready(bundle, device)
@@ -290,12 +292,12 @@ def _predict(bundle, jobs, df, n, img_dir, buffer, out, problems, bs, num_worker
     if bs<1 or chunk<1: raise ValueError(f"bs {bs}, chunk {chunk}: at least 1 was expected")
     tables,reports = [],[]
     parts = None if out is None else _Parts(out, _fingerprint_of(bundle, df, size=bundle.size, buffer=buffer, full=full, chunk=chunk), resume)
-    loader = _loader(jobs, _Decoder(img_dir, bundle.size, buffer), _n_workers(num_workers, n), chunk, parts.done if parts else lambda number: False)
+    loader = _loader(jobs, _Decoder(img_dir, bundle.size, buffer), _n_workers(num_workers, n), chunk, parts._done if parts else lambda number: False)
     with tqdm(total=n, desc='predict', unit=' photos', disable=not progress) as bar:
         for number,done,fates,probs in _chunks(bundle, loader, bs, amp):
             rows,report = _outcome(done, fates)
             table = _prediction_table(bundle, rows, probs, full)
-            if parts: parts.write(number, table, report)
+            if parts: parts._write(number, table, report)
             else: tables.append(table); reports.append(report)
             bar.update(min(n, (number+1)*chunk)-bar.n)
     if parts: return PredictResult(_finish(parts, bundle, problems, full), n, out)
@@ -304,8 +306,8 @@ def _predict(bundle, jobs, df, n, img_dir, buffer, out, problems, bs, num_worker
 
 def _finish(parts, bundle, problems, full):
     "Complete the output; a run without a single chunk gives an empty table"
-    if not parts.done(0): parts.write(0, _prediction_table(bundle, [], [], full), pd.DataFrame(columns=REPORT_COLUMNS))
-    return parts.finish(problems.table())
+    if not parts._done(0): parts._write(0, _prediction_table(bundle, [], [], full), pd.DataFrame(columns=REPORT_COLUMNS))
+    return parts._finish(problems.table())
 
 def _ready(bundle, device):
     "Bundle on its device, in evaluation mode; a path is loaded"
@@ -338,10 +340,10 @@ def predict_photos(
     df = _read_boxes(boxes, problems)
     return _predict(bundle, _photo_jobs(df, problems), df, df.image_name.nunique(), img_dir, buffer, out, problems, bs, num_workers, device, progress, full, chunk, resume, amp)
 
-# %% ../nbs/11_predict.ipynb #3f28d6c3
+# %% ../nbs/11_predict.ipynb #28d599df
 CARD_COLOURS = ('#e4572e', '#2e86ab', '#f3a712', '#5b8e3e', '#8e5ea2', '#d1495b')
 
-def _short_label(label, width=20):
+def _short_label(label, width):
     "A label for people: spaces for underscores, cut to `width` letters"
     label = str(label).replace('_', ' ')
     return label if len(label)<=width else label[:width-1].rstrip()+'…'
@@ -353,14 +355,14 @@ def _draw_box(ax, box, number, color):
     ax.annotate(str(number), (max(l,0), max(t,0)), xytext=(13,-13), textcoords='offset points', ha='center', va='center', color='white', fontsize=11, fontweight='bold',
                 bbox=dict(boxstyle='circle,pad=.28', facecolor=color, edgecolor='white', lw=1.5))
 
-def _draw_card(ax, row, props, number, color):
+def _draw_card(ax, row, props, number, color, letters):
     "Labels of one box, each with a bar as long as its probability"
     ax.set(xlim=(0,1), ylim=(len(props)+.2,-1)); ax.axis('off')
     ax.text(0, -.62, f'{number}', color='white', fontsize=10, fontweight='bold', va='center', bbox=dict(boxstyle='circle,pad=.25', facecolor=color, lw=0))
     for i,p in enumerate(props):
         prob = row.get(f'p_{p}')
         ax.text(0, i+.3, p, fontsize=8, color='#777777', va='center')
-        ax.text(.33, i+.3, _short_label(row[p]), fontsize=9, color='#222222', va='center', fontweight='bold')
+        ax.text(.33, i+.3, _short_label(row[p], letters), fontsize=9, color='#222222', va='center', fontweight='bold')
         if prob is None: continue
         ax.plot((.33,1), (i+.68,)*2, color='#e6e6e6', lw=3, solid_capstyle='butt')
         ax.plot((.33,.33+.67*prob), (i+.68,)*2, color=color, lw=3, solid_capstyle='butt')
@@ -386,7 +388,7 @@ def draw_predictions(
     for n,i in enumerate(order):
         color = CARD_COLOURS[n%len(CARD_COLOURS)]
         _draw_box(ax, boxes[i], n+1, color)
-        _draw_card(fig.add_subplot(grid[1+n//ncols, n%ncols]), rows.iloc[i], props, n+1, color)
+        _draw_card(fig.add_subplot(grid[1+n//ncols, n%ncols]), rows.iloc[i], props, n+1, color, int(6*width/ncols))
     plt.close(fig)
     return fig
 

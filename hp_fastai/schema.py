@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 
-# %% ../nbs/00_schema.ipynb #6a1bcc1a
+# %% ../nbs/00_schema.ipynb #89d0f85e
 KINDS = ('exclusive', 'ordinal', 'multi')
 
 @dataclass(frozen=True)
@@ -38,11 +38,17 @@ class Property:
         if odd: raise ValueError(f"property {self.name!r}: {odd} cannot be classes of a multi property: '|' separates labels, 'none' says that there is none")
 
     @property
-    def is_multi(self): return self.kind=='multi'
+    def is_multi(self):
+        "May a building have several of the classes, or none?"
+        return self.kind=='multi'
     @property
-    def n_classes(self): return len(self.classes)
+    def n_classes(self):
+        "Number of classes, and of the model's outputs"
+        return len(self.classes)
     @property
-    def o2i(self): return {c:i for i,c in enumerate(self.classes)}
+    def o2i(self):
+        "Class name -> its number"
+        return {c:i for i,c in enumerate(self.classes)}
 
 # %% ../nbs/00_schema.ipynb #98a350a9
 def _text(cell):
@@ -123,7 +129,7 @@ def decode(
     if not self.is_multi: return [self.classes[i] if k else missing for i,k in zip(targs.argmax(-1), known)]
     return ['|'.join(c for c,o in zip(self.classes, t) if o>.5) or 'none' if k else missing for t,k in zip(targs, known)]
 
-# %% ../nbs/00_schema.ipynb #f1f80cb5
+# %% ../nbs/00_schema.ipynb #543f8f91
 class Schema:
     "Ordered properties of a table: iterate over it, index it by name, compare it, store it as JSON"
     def __init__(self, props):
@@ -134,9 +140,13 @@ class Schema:
         twice = [n for n,k in Counter(self.names).items() if k>1]
         if twice: raise ValueError(f"properties given twice: {twice}")
     @property
-    def names(self): return [p.name for p in self.props]
+    def names(self):
+        "Names of the properties, in order"
+        return [p.name for p in self.props]
     @property
-    def n_classes(self): return [p.n_classes for p in self.props]
+    def n_classes(self):
+        "Number of classes of each property, in order"
+        return [p.n_classes for p in self.props]
     def __iter__(self): return iter(self.props)
     def __len__(self): return len(self.props)
     def __eq__(self, other): return isinstance(other, Schema) and self.props==other.props
@@ -251,16 +261,20 @@ def encode(
     if missing: raise KeyError(f"columns {missing} not in the table; it has {list(df.columns)}")
     return {p.name: p.encode(df[p.name]) for p in self}
 
-# %% ../nbs/00_schema.ipynb #0ec78acc
+# %% ../nbs/00_schema.ipynb #b95ebed5
 class TableReport:
     "What `Schema.check` found: `problems` (a table), `unknown` (open answers per property), `ok` (no errors)"
     columns = ['severity', 'problem', 'column', 'row', 'value', 'expected']
     def __init__(self, problems, unknown, n_rows):
         self.problems,self.unknown,self.n_rows = pd.DataFrame(problems, columns=self.columns),unknown,n_rows
     @property
-    def errors(self): return self.problems[self.problems.severity=='error']
+    def errors(self):
+        "The problems that would stop a training"
+        return self.problems[self.problems.severity=='error']
     @property
-    def ok(self): return self.errors.empty
+    def ok(self):
+        "Are there no errors?"
+        return self.errors.empty
     def __repr__(self):
         n = len(self.errors)
         open_ = ', '.join(f'{k} {v}' for k,v in self.unknown.items() if v) or 'none'
