@@ -143,7 +143,7 @@ def after_validate(self:Tracker):
     rec = self.recorder
     if self.follows() and not rec.cancel_valid and rec.valid_metrics: self.log(_values(self.metrics, loss=rec.loss.value), self.steps, 'valid')
 
-# %% ../nbs/08b_track.ipynb #c0fdcfe2
+# %% ../nbs/08b_track.ipynb #6be06966
 @patch
 def end(
     self:Tracker,
@@ -164,12 +164,21 @@ def after_fit(self:Tracker):
     self.end()
 
 @patch
+def after_error(self:Tracker, error):
+    "Finish the run with `error`"
+    self.end(error)
+
+# %% ../nbs/08b_track.ipynb #21a11d9f
+@patch
 def fit(self:PropertyLearner, n_epoch, lr=None, wd=None, cbs=None, reset_opt=False, start_epoch=0):
-    "fastai's `fit`; if an exception breaks it, runs of trackers are finished before the exception goes on"
-    trackers = [o for o in (*self.cbs, *L(cbs)) if isinstance(o, Tracker)]
+    "fastai's `fit`; callbacks are asked before in `skip_fit(learn, n_epoch, lr, wd, cbs)` and told of an exception in `after_error(error)`"
+    cbs = L(cbs)
+    both = [o for o in (*self.cbs, *cbs) if isinstance(o, Callback)]
+    if any([o.skip_fit(self, n_epoch, lr, wd, cbs) for o in both if hasattr(type(o), 'skip_fit')]): return
     try: super(PropertyLearner, self).fit(n_epoch, lr, wd, cbs, reset_opt, start_epoch)
     except BaseException as e:
-        for o in trackers: o.end(e)
+        for o in both:
+            if hasattr(type(o), 'after_error'): o.after_error(e)
         raise
 
 # %% ../nbs/08b_track.ipynb #f4381423
