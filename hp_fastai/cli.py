@@ -22,7 +22,7 @@ def users_errors():
     "Within a command run from a terminal, end with one line and exit code 1 on a user's mistake; elsewhere raise as usual"
     command = Path(sys.argv[0]).stem
     try: yield
-    except (ValueError, KeyError, OSError, RuntimeError) as e:
+    except (ValueError, KeyError, OSError, RuntimeError, ImportError) as e:
         if not command.startswith('hp_'): raise
         sys.exit(f'{command}: {e.args[0] if isinstance(e, KeyError) else e}')
 
@@ -166,16 +166,23 @@ def hp_train(
     schema:str='',              # JSON file of the properties; default: the housing passports
     n_workers:int=None,         # processes that decode; default: all cores
     seed:int=42,                # of everything random
+    tracker:str=None,           # follow the training in aim:FOLDER or tensorboard:FOLDER as well; history.csv is always written
+    restart:bool=False,         # begin anew where a training was stopped, instead of going on
 ):
-    "Train on the crops in IMG_DIR with the tables in DATA_DIR; model, log, scores and pictures go into the folder NAME"
+    "Train on the crops in IMG_DIR with the tables in DATA_DIR; model, log, scores and pictures go into the folder NAME. The same call goes on where a training was stopped"
     with users_errors():
         from hp_fastai.data import PropertyDataLoaders
+        from hp_fastai.resume import Resume
         from hp_fastai.split import read_splits
-        props,out = _schema(schema),Path(out)/name
+        from hp_fastai.track import create_tracker
+        props,out,checkpoint = _schema(schema),Path(out)/name,Path(out)/name/'checkpoint.pt'
+        told = dict(name=name, data_dir=str(data_dir), weights=weights, from_scratch=from_scratch, sampler=sampler, seed=seed)
+        cbs = [Resume(checkpoint.name, restart, **told), *([create_tracker(tracker, **told)] if tracker else [])]
         df = read_splits(data_dir)
         dls = PropertyDataLoaders.from_df(df, props, img_dir, size=size, bs=bs, sampler=sampler, cache=cache, num_workers=n_workers, seed=seed)
-        learn = _train(dls, out, arch, epochs, 0 if from_scratch else freeze_epochs, lr, pretrained=not from_scratch, weights=weights, seed=seed)
+        learn = _train(dls, out, arch, epochs, 0 if from_scratch else freeze_epochs, lr, pretrained=not from_scratch, weights=weights, cbs=cbs, seed=seed)
         print(_evaluate(learn, df, out).round(3).to_string(index=False))
+        checkpoint.unlink()
         print(f'model, log, scores and pictures: {out}')
 
 # %% ../nbs/12_cli.ipynb #b342f9da
