@@ -91,13 +91,13 @@ def mask_file_boxes(
     "True boxes of photos from the files of their masks"
     return {photo: mask_boxes(np.asarray(upright(Path(mask_dir)/file).convert('L'))>127, **kwargs) for photo,file in masks.items()}
 
-# %% ../../nbs/recipes/proposals.ipynb #9a20c698
+# %% ../../nbs/recipes/proposals.ipynb #8f100303
 def best_iou(
     boxes,  # (n, 4) left, top, right, bottom, pixels
     truths, # (m, 4) true boxes
 )->tuple: # IoU with the best true box (n,) 0-1, and its number (n,), -1 if there is no true box
     "Highest IoU of each of `boxes` with any of `truths`"
-    boxes,truths = (torch.as_tensor(np.asarray(o), dtype=torch.float64).reshape(-1, 4) for o in (boxes, truths))
+    boxes,truths = (torch.from_numpy(np.array(o, float).reshape(-1, 4)) for o in (boxes, truths))
     if not len(truths): return np.zeros(len(boxes)),np.full(len(boxes), -1)
     return tuple(o.numpy() for o in box_iou(boxes, truths).max(1))
 
@@ -194,7 +194,7 @@ def proposal_recall(
     best = np.concatenate([best_iou(t, proposals[o])[0] for o,t in truths.items()]) if truths else np.zeros(0)
     return pd.DataFrame([(t, (best>=t).mean() if len(best) else np.nan, len(best), n) for t in threshs], columns=['thresh', 'recall', 'n_true', 'per_photo'])
 
-# %% ../../nbs/recipes/proposals.ipynb #785a6a0f
+# %% ../../nbs/recipes/proposals.ipynb #b2f367dd
 CRACK_SCHEMA = Schema([Property('crack', ('crack',), 'multi')])   # one yes-or-no question, so one logit; the table says 'crack' or 'none'
 
 def sample_proposals(
@@ -203,23 +203,25 @@ def sample_proposals(
     thresh=.5,  # least IoU of a crack, 0-1 (original: 0.5, lowered 0.35)
     n_bins=5,   # bins of IoU between 0 and `thresh`
     per_bin=10, # crops without crack of a bin, at most (original: 10)
+    max_cracks=None, # crops with a crack, at most, besides the true boxes; None: all
     seed=42,    # of the draw
 )->pd.DataFrame: # box (a list), iou 0-1, crack ('crack' or 'none'), origin ('proposal' or 'truth')
     "Crops of one photo to learn from: all cracks, and an even sample of the rest"
     if not 0<thresh<=1: raise ValueError(f"thresh {thresh}: expected an IoU above 0, at most 1")
     rng,(iou,_) = np.random.default_rng(seed),best_iou(boxes, truths)
     bins = np.where(iou>=thresh, n_bins, np.minimum(iou/thresh*n_bins, n_bins-1)).astype(int)
-    few = lambda i: i if len(i)<=per_bin else rng.choice(i, per_bin, replace=False)
-    keep = np.sort(np.concatenate([np.flatnonzero(iou>=thresh), *(few(np.flatnonzero(bins==b)) for b in range(n_bins))]).astype(int))
+    most = [*[per_bin]*n_bins, ifnone(max_cracks, len(iou))]
+    few = lambda i, n: i if len(i)<=n else rng.choice(i, n, replace=False)
+    keep = np.sort(np.concatenate([few(np.flatnonzero(bins==b), n) for b,n in enumerate(most)]).astype(int))
     found = [(b, i, 'crack' if i>=thresh else 'none', 'proposal') for b,i in zip(np.asarray(boxes)[keep].tolist(), iou[keep])]
     return pd.DataFrame([(b, 1., 'crack', 'truth') for b in np.asarray(truths).tolist()]+found, columns=['box', 'iou', 'crack', 'origin'])
 
-# %% ../../nbs/recipes/proposals.ipynb #565509ba
+# %% ../../nbs/recipes/proposals.ipynb #f02069be
 def sample_photos(
     proposals,   # photo -> (n, 4): a `ProposalCache` or a dict
     truths:dict, # photo -> (m, 4) true boxes
     seed=42,     # of the draws
-    **kwargs,    # more arguments of `sample_proposals`: thresh, n_bins, per_bin
+    **kwargs,    # more arguments of `sample_proposals`: thresh, n_bins, per_bin, max_cracks
 )->pd.DataFrame: # photo, box, iou, crack, origin
     "Crops of all photos to learn from"
     draw = lambda photo: sample_proposals(proposals[photo], truths[photo], seed=[seed, zlib.crc32(photo.encode())], **kwargs)
@@ -250,7 +252,7 @@ def crop_proposals(
     if res.dropped: raise ValueError(f"{res.dropped} of {res.n_boxes} crops could not be cut; the first: {res.report.query('dropped').iloc[0].to_dict()}")
     return merge_sides([res.table]).astype(dict(iou=float))
 
-# %% ../../nbs/recipes/proposals.ipynb #d4939b2d
+# %% ../../nbs/recipes/proposals.ipynb #f65bc467
 ORIGINAL_CAP = dict(train=800, valid=200)  # crops without crack that the original kept, those of highest IoU
 
 def split_crops(
@@ -258,9 +260,12 @@ def split_crops(
     fractions=(.7, .15, .15), # shares of train, valid and test, 0-1
     group=None,               # column that must not be torn apart either, such as the wall; a photo never is
     seed=42,                  # another seed, another split
+    parts=None,               # photo -> 'train', 'valid' or 'test', where the split is given
 )->pd.DataFrame: # with a column `split`; true boxes only in 'train'
     "Split crops by photo"
-    df = split_table(df, CRACK_SCHEMA, fractions, group, seed)
+    lost = [] if parts is None else [o for o in df.file_name_original.unique() if o not in parts]
+    if lost: raise KeyError(f"parts: {len(lost)} photos have none: {', '.join(lost[:5])}")
+    df = split_table(df, CRACK_SCHEMA, fractions, group, seed) if parts is None else df.assign(split=df.file_name_original.map(parts))
     return df[(df.split=='train') | (df.origin!='truth')].reset_index(drop=True)
 
 def cap_by_iou(
@@ -272,18 +277,20 @@ def cap_by_iou(
     drop = [i for part,n in cap.items() for i in df[(df.split==part) & (True if label is None else df.crack==label)].sort_values('iou', ascending=False, kind='stable').index[n:]]
     return df.drop(index=drop)
 
-# %% ../../nbs/recipes/proposals.ipynb #606401dc
+# %% ../../nbs/recipes/proposals.ipynb #1fe1d203
 def crack_table(
     img_dir,                  # folder of the photos
     truths:dict,              # photo -> (n, 4) true boxes, from `coco_boxes`, `voc_boxes` or `mask_file_boxes`
     out_dir,                  # folder for proposals, crops and tables
     thresh=.5,                # least IoU of a crack, 0-1 (original: 0.5, lowered 0.35)
     per_bin=10,               # crops without crack of a bin of IoU and photo, at most
+    max_cracks=None,          # crops with a crack of a photo, at most, besides the true boxes; None: all
     cap=None,                 # part -> crops without crack, those of highest IoU, such as `ORIGINAL_CAP`; None: all
     search=None,              # arguments of `selective_search`: mode, max_side...
     size=224,                 # pixels of a side of the crops
     buffer=0,                 # pixels of context around a box
     fractions=(.7, .15, .15), # shares of train, valid and test, 0-1
+    parts=None,               # photo -> 'train', 'valid' or 'test', where the split is given
     seed=42,                  # of sample and split
     n_workers=None,           # processes; None: one per core
     progress=True,            # show progress bars
@@ -292,7 +299,7 @@ def crack_table(
     out_dir = Path(out_dir)
     cache = ProposalCache(out_dir/'proposals', img_dir, **(search or {}))
     cache.fill(truths, n_workers, progress)
-    table = sample_photos(cache, truths, seed, thresh=thresh, per_bin=per_bin)
+    table = sample_photos(cache, truths, seed, thresh=thresh, per_bin=per_bin, max_cracks=max_cracks)
     df = crop_proposals(img_dir, table, out_dir/f'crops_{thresh:g}', size, buffer, n_workers, progress)
-    df = split_crops(df.assign(file_name=f'crops_{thresh:g}/'+df.file_name), fractions, seed=seed)
+    df = split_crops(df.assign(file_name=f'crops_{thresh:g}/'+df.file_name), fractions, seed=seed, parts=parts)
     return cap_by_iou(df, cap) if cap else df
