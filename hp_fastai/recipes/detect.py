@@ -6,8 +6,8 @@ Docs: https://hp-fastai.github.io/hp_fastai/recipes/detect.html.md"""
 
 # %% auto #0
 __all__ = ['STAGES', 'region_features', 'RegionFeatures', 'pick_boxes', 'match_boxes', 'detection_curve', 'average_precision',
-           'LinearScorer', 'mine_hard_negatives', 'svm_examples', 'CrackDetector', 'find_all', 'score_stages',
-           'best_f1_score', 'plot_curves', 'fit_detector', 'plot_found', 'crack_study', 'read_truth', 'photo_names',
+           'plot_curves', 'LinearScorer', 'mine_hard_negatives', 'svm_examples', 'CrackDetector', 'find_all',
+           'score_stages', 'best_f1_score', 'fit_detector', 'plot_found', 'crack_study', 'read_truth', 'photo_names',
            'find_in_folder', 'hp_cracks']
 
 # %% ../../nbs/recipes/detect.ipynb #3cc7698d
@@ -133,6 +133,18 @@ def average_precision(
     "Area under the envelope of precision over recall: Pascal VOC 2010, all points"
     if curve.recall.isna().any(): return float('nan')
     return float((np.diff(curve.recall, prepend=0)*curve.envelope).sum())
+
+# %% ../../nbs/recipes/detect.ipynb #4d712428
+def plot_curves(
+    curves,            # name -> `detection_curve`
+    figsize=(4.5,3),   # inches
+)->plt.Figure: # precision over recall
+    "Precision over recall, with the average precision"
+    fig,ax = plt.subplots(figsize=figsize, layout='constrained')
+    for by,c in curves.items(): ax.step([0, *c.recall], [c.envelope.max(), *c.envelope], where='pre', label=f'{by}: AP {average_precision(c):.2f}')
+    ax.set(xlim=(0,1), ylim=(0,1.03), xlabel='recall', ylabel='precision'); ax.legend(fontsize=8); ax.spines[['top','right']].set_visible(False)
+    plt.close(fig)
+    return fig
 
 # %% ../../nbs/recipes/detect.ipynb #3596d864
 @dataclass
@@ -277,7 +289,7 @@ def score_stages(
         rows.append((by, average_precision(curve), detector.thresh[by], shown.recall.iloc[-1] if len(shown) else 0., shown.precision.iloc[-1] if len(shown) else np.nan, n, len(truths)))
     return pd.DataFrame(rows, columns=['stage', 'ap', 'thresh', 'recall', 'precision', 'n_true', 'n_photos']),curves
 
-# %% ../../nbs/recipes/detect.ipynb #693be872
+# %% ../../nbs/recipes/detect.ipynb #6b7293a9
 def best_f1_score(
     curve, # `detection_curve` of the validation photos
 )->float: # a score just below that of the last box to be shown
@@ -287,17 +299,6 @@ def best_f1_score(
     at = int(f1.to_numpy().argmax())
     after = curve.score.iloc[at+1] if at+1<len(curve) else curve.score.iloc[at]-1e-3
     return float((curve.score.iloc[at]+after)/2)
-
-def plot_curves(
-    curves,            # stage -> `detection_curve`
-    figsize=(4.5,3),   # inches
-)->plt.Figure: # precision over recall
-    "Precision over recall of both stages, with their average precision"
-    fig,ax = plt.subplots(figsize=figsize, layout='constrained')
-    for by,c in curves.items(): ax.step([0, *c.recall], [c.envelope.max(), *c.envelope], where='pre', label=f'{by}: AP {average_precision(c):.2f}')
-    ax.set(xlim=(0,1), ylim=(0,1.03), xlabel='recall', ylabel='precision'); ax.legend(fontsize=8); ax.spines[['top','right']].set_visible(False)
-    plt.close(fig)
-    return fig
 
 # %% ../../nbs/recipes/detect.ipynb #6d6a125a
 def fit_detector(
