@@ -31,6 +31,7 @@ def plot_boxes(
     boxes,        # boxes (left, top, right, bottom), in pixels
     labels=None,  # one text per box
     buffer=None,  # pixels of context to draw around each box; None: the box only
+    color=None,   # matplotlib colour of all boxes; None: one for each
     ax=None,      # matplotlib axes; None: make some
     figsize=(7,5) # inches, if axes are made
 )->plt.Axes: # the axes drawn on
@@ -38,10 +39,10 @@ def plot_boxes(
     ax = ax or plt.subplots(figsize=figsize, layout='constrained')[1]
     ax.imshow(img); ax.axis('off'); ax.autoscale(False)
     for i,(l,t,r,b) in enumerate(boxes):
-        color,both = f'C{i%10}',[((l,t,r,b), '-')]
+        ink,both = color or f'C{i%10}',[((l,t,r,b), '-')]
         if buffer is not None: both.append((crop_bounds((l,t,r,b), img.size, buffer), '--'))
-        for (x0,y0,x1,y1),ls in both: ax.add_patch(plt.Rectangle((x0,y0), x1-x0-1, y1-y0-1, fill=False, lw=2, ls=ls, color=color))
-        if labels is not None: ax.text(max(l,0)+5, max(t,0)+6, labels[i], va='top', fontsize=9, color='w', bbox=dict(facecolor=color, lw=0, pad=1.5))
+        for (x0,y0,x1,y1),ls in both: ax.add_patch(plt.Rectangle((x0,y0), x1-x0-1, y1-y0-1, fill=False, lw=2, ls=ls, color=ink))
+        if labels is not None: ax.text(max(l,0)+5, max(t,0)+6, labels[i], va='top', fontsize=9, color='w', bbox=dict(facecolor=ink, lw=0, pad=1.5))
     return ax
 
 # %% ../nbs/02_clip.ipynb #22365ee7
@@ -130,10 +131,12 @@ def crop_bounds(
 def crop_box(
     img,       # photo, PIL
     box,       # (left, top, right, bottom), pixels, or text of them
-    buffer=100 # pixels of context on each side
+    buffer=100,# pixels of context on each side
+    size=None  # pixels of a side to squash the crop to, with antialiasing; None: it keeps its shape
 )->Image.Image: # the crop
     "Cut `box` and `buffer` pixels around it out of `img`"
-    return img.crop(crop_bounds(box, img.size, buffer))
+    crop = img.crop(crop_bounds(box, img.size, buffer))
+    return crop if size is None else crop.resize((size, size), Image.Resampling.BILINEAR)
 
 # %% ../nbs/02_clip.ipynb #d6d43677
 HPV2_ATTRIBUTES = dict(complete='building_completeness', condition='building_condition', material='building_material',
@@ -347,6 +350,7 @@ def _cut(
     scratch, # folder for unfinished files
     buffer,  # pixels of context
     quality, # of the JPEG files
+    size=None, # pixels of a side that crops are squashed to
 )->dict: # `error` and `value` if the photo is no good, else `size`, `crops` and the `fates` of the boxes: '' or a reason
     "Cut the boxes of one photo"
     name,boxes,crops,keep = todo
@@ -357,7 +361,7 @@ def _cut(
     kept = [o for o,fate in zip(boxes, fates) if not CLIP_REASONS.get(fate)]
     missing = [(o,c) for o,c in zip(kept, crops) if not (keep and os.path.isfile(os.path.join(out_dir, c)))]
     for box,crop in missing:
-        _replace(Path(out_dir)/crop, scratch, partial(crop_box(img, box, buffer).save, format='JPEG', quality=quality))
+        _replace(Path(out_dir)/crop, scratch, partial(crop_box(img, box, buffer, size).save, format='JPEG', quality=quality))
     return dict(size=img.size, fates=fates, crops=crops[:len(kept)], n_new=len(missing))
 
 # %% ../nbs/02_clip.ipynb #e0ac195d
@@ -450,9 +454,9 @@ def complete(
 
 def _table_name(side): return f'cumulative_annos_{side}.csv'
 
-def _fingerprint(photo, buffer, quality):
+def _fingerprint(photo, buffer, quality, size=None):
     "All that the crops of `photo` depend on, as 16 characters"
-    return hashlib.blake2b(json.dumps([photo.name, photo.boxes, photo.crops, buffer, quality]).encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(json.dumps([photo.name, photo.boxes, photo.crops, buffer, quality] + [size]*(size is not None)).encode(), digest_size=8).hexdigest()
 
 # %% ../nbs/02_clip.ipynb #97fb7fae
 def _clip_photos(photos, journal, n_workers, progress, **how):
@@ -516,12 +520,13 @@ class ClipResult:
     def _repr_html_(self): return f'<p>{self}</p>' + (self.reasons.reset_index().to_html(index=False) if len(self.report) else '')
 
 # %% ../nbs/02_clip.ipynb #e071d00f
-def _check_clip(img_dir, side, out_dir, buffer, labels, schema, quality):
+def _check_clip(img_dir, side, out_dir, buffer, labels, schema, quality, size):
     "Complain about settings that cannot be meant"
     if not img_dir.is_dir(): raise FileNotFoundError(f"no photo folder at {img_dir}")
     if img_dir.resolve()==out_dir.resolve(): raise ValueError(f"out_dir is the photo folder {img_dir}: the crops would replace the photos")
     if not side or set(side) & set('/\\*?'): raise ValueError(f"side {side!r}: expected a plain word such as 'left', it becomes part of a file name")
     if not 0<=buffer<math.inf: raise ValueError(f"buffer {buffer!r}: expected pixels, 0 or more")
+    if size is not None and not size>=1: raise ValueError(f"size {size!r}: expected pixels of a side, 1 or more, or None")
     if not 1<=quality<=100: raise ValueError(f"quality {quality!r}: expected 1 to 100")
     clash = [o for o in labels if o in _COLUMNS]
     if clash or not labels: raise ValueError(f"labels: {clash or 'none given'}; expected other names than {', '.join(_COLUMNS)}")
@@ -540,19 +545,20 @@ def clip_coco(
     labels=HPV2_ATTRIBUTES, # column -> attribute of the annotation, or `CATEGORY`
     schema=None,            # `Schema` to check labels against; None: the housing passports' for their attributes, else no check
     quality=95,             # of the JPEG files, 1 to 100; 95 as in Housing Passports v2
+    size=None,              # pixels of a side that every crop is squashed to; None: crops keep their shape
     n_workers=None,         # processes; None: one per core; 0: no extra process
     progress=True,          # show a progress bar
 )->ClipResult: # table, report and counts
     "Cut every annotated box out of its photo; what exists from an earlier run with the same settings is kept"
     img_dir,out_dir = Path(img_dir),Path(out_dir)
     if schema is None and labels==HPV2_ATTRIBUTES: schema = Schema.housing_passports()
-    _check_clip(img_dir, side, out_dir, buffer, labels, schema, quality)
+    _check_clip(img_dir, side, out_dir, buffer, labels, schema, quality, size)
     coco,problems,journal = _read_coco(ann_json),_Problems(),_Journal(out_dir, side)
     photos,find = _group(coco, problems),_Labels(labels, schema, coco.get('categories') or [])
     _name_crops(photos, journal.taken())
-    for o in photos: o.job = _fingerprint(o, buffer, quality)
+    for o in photos: o.job = _fingerprint(o, buffer, quality, size)
     rows,n_new = [],0
-    for photo,res in _clip_photos(photos, journal, n_workers, progress, img_dir=img_dir, buffer=buffer, quality=quality):
+    for photo,res in _clip_photos(photos, journal, n_workers, progress, img_dir=img_dir, buffer=buffer, quality=quality, size=size):
         n_new += res.get('n_new', 0)
         rows += _rows(photo, res, find, problems)
     res = ClipResult(_table(rows, _COLUMNS+list(labels)), problems.table(), side, len(coco['images']), len(coco['annotations']), n_new)
