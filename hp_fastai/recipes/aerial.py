@@ -58,7 +58,7 @@ from ..bundle import _load_weights, _plain, _replace_file, _safetensors_header
 from ..cli import users_errors
 from .aerial_scene import *
 
-# %% ../../nbs/recipes/aerial.ipynb #4fc3a156
+# %% ../../nbs/recipes/aerial.ipynb #4b7609e3
 @contextmanager
 def _any_size():
     "Within it, Pillow opens images of any size; it takes those above 179 million pixels for an attack"
@@ -66,12 +66,19 @@ def _any_size():
     try: yield
     finally: Image.MAX_IMAGE_PIXELS = limit
 
+def _upright_rgb(file):
+    "Picture `file` as an array `(H, W, 3)` uint8"
+    with _any_size():
+        with Image.open(file) as img: mode = img.mode
+        if mode[0] in 'IF': raise ValueError(f"{file}: pixels of mode {mode}, expected 8 bits a band; scale them to 0-255 first")
+        return np.asarray(upright(file))
+
 def _read_rgb(image):
     "`image` (path, PIL image or array) as an array `(H, W, 3)` uint8; a `.npy` is mapped, not read"
-    if isinstance(image, (str, Path)) and Path(image).suffix!='.npy':
-        with _any_size(): return np.asarray(upright(image))
-    img = np.load(image, mmap_mode='r') if isinstance(image, (str, Path)) else np.asarray(image)
-    if img.dtype!=np.uint8 or img.ndim!=3 or img.shape[2]!=3: raise ValueError(f"image {image if isinstance(image, (str, Path)) else ''}: expected (H, W, 3) of 8 bits, got {img.shape} {img.dtype}")
+    is_file = isinstance(image, (str, Path))
+    if is_file and Path(image).suffix!='.npy': return _upright_rgb(image)
+    img = np.load(image, mmap_mode='r') if is_file else np.asarray(image)
+    if img.dtype!=np.uint8 or img.ndim!=3 or img.shape[2]!=3: raise ValueError(f"{image if is_file else 'image'}: expected (H, W, 3) of 8 bits, got {img.shape} {img.dtype}")
     return img
 
 # %% ../../nbs/recipes/aerial.ipynb #a3645e2c
