@@ -81,16 +81,22 @@ def _read_rgb(image):
     if img.dtype!=np.uint8 or img.ndim!=3 or img.shape[2]!=3: raise ValueError(f"{image if is_file else 'image'}: expected (H, W, 3) of 8 bits, got {img.shape} {img.dtype}")
     return img
 
-# %% ../../nbs/recipes/aerial.ipynb #a3645e2c
+# %% ../../nbs/recipes/aerial.ipynb #899d5067
+def _mask_values(mask, name):
+    "Values in `mask`; raises `ValueError` where they cannot be those of a mask"
+    values = np.unique(mask).tolist()
+    if set(values)<={0,1} or set(values)<={0,255}: return values
+    few = ', '.join(map(str, values[:6]))+('...' if len(values)>6 else '')
+    raise ValueError(f"{name}: values {few}; expected 0 and 255 (or 0 and 1). If it is a JPEG, `mask>127` makes them")
+
 def _read_mask(mask, size):
     "`mask` (path, PIL image or array) as an array `(H, W)` uint8, 1 where a house is; `size` is that of the image"
     name = mask if isinstance(mask, (str, Path)) else 'mask'
     if isinstance(mask, (str, Path)):
-        with _any_size(), Image.open(mask) as img: mask = img.convert('L')
-    mask = np.asarray(mask).astype(np.uint8)
+        with _any_size(): mask = np.load(mask, mmap_mode='r') if Path(mask).suffix=='.npy' else Image.open(mask)
+    mask = np.asarray(mask.convert('L') if isinstance(mask, Image.Image) else mask)
     if mask.shape!=size: raise ValueError(f"{name}: {mask.shape} pixels (height, width), but the image has {size}")
-    values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist()
-    if not (set(values)<={0,1} or set(values)<={0,255}): raise ValueError(f"{name}: values {values[:6]}{'...' if len(values)>6 else ''}, expected 0 and 255 (or 0 and 1); for a JPEG, `mask>127` makes them")
+    _mask_values(mask, name)
     return (mask>0).astype(np.uint8)
 
 # %% ../../nbs/recipes/aerial.ipynb #2dc0c599
@@ -112,7 +118,7 @@ class GeoRef:
         a,d,b,e,c,f = self.world
         return a*column+b*row+c,d*column+e*row+f
 
-# %% ../../nbs/recipes/aerial.ipynb #c9da4582
+# %% ../../nbs/recipes/aerial.ipynb #fc3c914f
 def _tag_world(tags, file):
     "World file numbers of GeoTIFF `tags`, or None"
     keys = tags.get(34735, ())
@@ -130,6 +136,7 @@ def _read_tags(file):
     if file.suffix.lower() not in ('.tif','.tiff'): return {}
     with _any_size(), Image.open(file) as img: return {k: img.tag_v2[k] for k in GEO_TAGS if k in img.tag_v2}
 
+# %% ../../nbs/recipes/aerial.ipynb #5415d5aa
 def read_georef(
     file, # image file
 )->GeoRef: # None where the image says nothing
@@ -184,7 +191,7 @@ class AerialImage:
         share = '' if self.mask is None else f', {self.mask.mean():.1%} house'
         return f"{self.name}: {self.size[0]} x {self.size[1]} pixels{share}{', georeferenced' if self.georef else ''}"
 
-# %% ../../nbs/recipes/aerial.ipynb #fbe09919
+# %% ../../nbs/recipes/aerial.ipynb #bad2b830
 def read_aerial(
     image,     # path, PIL image, array (H, W, 3) uint8, or an `AerialImage`, which is returned as it is
     mask=None, # path, PIL image or array (H, W): 255 or 1 house, 0 background
@@ -195,7 +202,8 @@ def read_aerial(
     file = Path(image) if isinstance(image, (str, Path)) else None
     if file and not file.is_file(): raise FileNotFoundError(f"no image at {file}")
     img = _read_rgb(image)
-    return AerialImage(img, None if mask is None else _read_mask(mask, img.shape[:2]), name or (file.name if file else 'image'), read_georef(file) if file else None)
+    mask = None if mask is None else _read_mask(mask, img.shape[:2])
+    return AerialImage(img, mask, name or (file.name if file else 'image'), read_georef(file) if file else None)
 
 # %% ../../nbs/recipes/aerial.ipynb #768f113a
 def tile_starts(
@@ -299,7 +307,7 @@ class AerialSettings:
     seed: int = 42                  # of first weights, order and augmentation
     def __post_init__(self): _check_settings(self)
 
-# %% ../../nbs/recipes/aerial.ipynb #de1858e7
+# %% ../../nbs/recipes/aerial.ipynb #c26651d0
 _CHOICES = dict(up=('nearest','bilinear','learned'), normalize=NORMALIZE, optimizer=('sgd','adam'), schedule=('step','one_cycle'))
 
 def _check_settings(s):
@@ -309,7 +317,8 @@ def _check_settings(s):
     for k in ('W','bs','halve_every','epochs'):
         if getattr(s, k)<1: raise ValueError(f"{k}: expected at least 1, got {getattr(s, k)}")
     if s.stride is not None and not 0<s.stride<=s.W: raise ValueError(f"stride: expected 1 to W={s.W}, got {s.stride}")
-    if len(s.class_weights)!=2 or min(s.class_weights)<=0: raise ValueError(f"class_weights: expected two numbers above 0, for background and house, got {s.class_weights}")
+    if len(s.class_weights)!=2 or min(s.class_weights)<=0:
+        raise ValueError(f"class_weights: expected two numbers above 0, for background and house, got {s.class_weights}")
     object.__setattr__(s, 'class_weights', tuple(map(float, s.class_weights)))
 
 @patch(cls_method=True)
@@ -324,11 +333,13 @@ def unet(
     return cls(**dict(dict(arch=arch, pretrained=pretrained, normalize='imagenet', bs=8, optimizer='adam', lr=1e-3, wd=.01, schedule='one_cycle', epochs=20,
                            freeze_epochs=2 if known else 0, class_weights=(1,2), augment=True), **kwargs))
 
-# %% ../../nbs/recipes/aerial.ipynb #c30099f1
+# %% ../../nbs/recipes/aerial.ipynb #4dee39b7
 class TileReader:
     "Reads the tile of an item from the image or, with `what='mask'`, from the mask"
     def __init__(self, images, W, what='image'): self.images,self.W,self.what = images,W,what
-    def __call__(self, item): return np.ascontiguousarray(read_tile(getattr(self.images[item['image']], self.what), item['top'], item['left'], self.W))
+    def __call__(self, item):
+        img = getattr(self.images[item['image']], self.what)
+        return np.ascontiguousarray(read_tile(img, item['top'], item['left'], self.W))
 
 def _tile_items(tiles, split):
     "Kept rows of the table as items"
@@ -341,11 +352,11 @@ def tile_datablock(
     std,       # to divide by
 )->DataBlock: # for items with image, top, left and split
     "`DataBlock` of tiles and their masks"
-    augs = aug_transforms(do_flip=True, flip_vert=True, max_rotate=0., max_zoom=1., max_warp=0., max_lighting=.2) if settings.augment else []
-    return DataBlock(blocks=(ImageBlock, MaskBlock(list(SURFACE.classes))), get_x=TileReader(images, settings.W), get_y=TileReader(images, settings.W, 'mask'),
-                     splitter=split_indices, batch_tfms=[*augs, Normalize(mean, std)])
+    augs = aug_transforms(flip_vert=True, max_rotate=0., max_zoom=1., max_warp=0.) if settings.augment else []
+    return DataBlock(blocks=(ImageBlock, MaskBlock(list(SURFACE.classes))), splitter=split_indices, batch_tfms=[*augs, Normalize(mean, std)],
+                     get_x=TileReader(images, settings.W), get_y=TileReader(images, settings.W, 'mask'))
 
-# %% ../../nbs/recipes/aerial.ipynb #5f0c6cdc
+# %% ../../nbs/recipes/aerial.ipynb #e2b171ea
 def _images(images, what):
     "`images` as a list, each with a mask"
     images = [read_aerial(o) for o in (images if isinstance(images, (list, tuple)) else [images])]
@@ -353,6 +364,7 @@ def _images(images, what):
     if (lost := [o.name for o in images if o.mask is None]): raise ValueError(f"{what}: no mask for {', '.join(lost[:3])}; `read_aerial(image, mask)` takes both")
     return images
 
+# %% ../../nbs/recipes/aerial.ipynb #17ad3520
 def aerial_dls(
     train,                     # `AerialImage` with a mask, or a list of them
     valid=None,                # the same, to validate on; None: the training images
@@ -365,10 +377,13 @@ def aerial_dls(
     valid = train if valid is None else _images(valid, 'valid')
     tiles = [tile_table(train, s.W, s.stride or max(s.W//2, 1), drop=True),tile_table(valid, s.W)]
     if not (tiles[0].dropped=='').any(): raise ValueError(f"all {len(tiles[0])} training tiles were dropped: over half blank, no house")
+    n = (tiles[0].dropped=='').sum()
+    if n<s.bs: raise ValueError(f"bs: {n} training tiles of {s.W} pixels are fewer than a batch of {s.bs}")
     mean,std = tile_stats(s.normalize, train, tiles[0], s.W)
     tiles[1] = tiles[1].assign(image=tiles[1].image+len(train))
     set_seed(s.seed)
-    dls = tile_datablock(train+valid, s, mean, std).dataloaders(_tile_items(tiles[0], 'train')+_tile_items(tiles[1], 'valid'), bs=s.bs, val_bs=max(s.bs, 16), device=device, num_workers=num_workers)
+    items = _tile_items(tiles[0], 'train')+_tile_items(tiles[1], 'valid')
+    dls = tile_datablock(train+valid, s, mean, std).dataloaders(items, bs=s.bs, val_bs=max(s.bs, 16), device=device, num_workers=num_workers)
     dls.images,dls.train_images,dls.settings,dls.stats = train+valid,train,s,(mean,std)
     dls.tiles = pd.concat([o.assign(split=k) for o,k in zip(tiles, ('train','valid'))], ignore_index=True)
     return dls
@@ -398,7 +413,7 @@ class FCNN(nn.Module):
         x = self.up(x, output_size=size) if isinstance(self.up, nn.Module) else self.up(x, size=size)
         return self.conv4(x)
 
-# %% ../../nbs/recipes/aerial.ipynb #00d64b94
+# %% ../../nbs/recipes/aerial.ipynb #0c713b42
 def _until_last_stage(model):
     "Children of a timm backbone up to its last stage, with the stages' own children side by side"
     last = list(model.feature_info)[-1]['module'].split('.')[0]
@@ -422,6 +437,7 @@ def unet_encoder(
     if len(sizes)<3: raise ValueError(f"{arch} has no stages of several sizes, which a U-Net joins; a convolutional network such as 'resnet18' has")
     return nn.Sequential(*_until_last_stage(model))
 
+# %% ../../nbs/recipes/aerial.ipynb #443a3a18
 def aerial_network(
     settings, # `AerialSettings`
 )->nn.Module: # from (N, 3, W, W), normalised, to logits (N, 2, W, W)
@@ -430,7 +446,7 @@ def aerial_network(
     if s.arch=='fcnn': return FCNN(s.up)
     return DynamicUnet(unet_encoder(s.arch, s.pretrained, s.weights, **s.arch_args), 2, (s.W,s.W))
 
-# %% ../../nbs/recipes/aerial.ipynb #90182336
+# %% ../../nbs/recipes/aerial.ipynb #54f0285c
 HOUSE_SCORES = ('accuracy','precision','recall','f1','iou')
 
 def house_scores(
@@ -439,8 +455,10 @@ def house_scores(
     "Scores of the class house from the counts `cm`"
     (_,fp),(fn,tp) = np.asarray(cm, float)
     share = lambda a,b: a/b if b else float('nan')
-    return dict(accuracy=accuracy_from_confusion(cm), precision=share(tp, tp+fp), recall=share(tp, tp+fn), f1=float(f1_from_confusion(cm, average=None)[1]), iou=share(tp, tp+fp+fn))
+    return dict(accuracy=accuracy_from_confusion(cm), precision=share(tp, tp+fp), recall=share(tp, tp+fn),
+                f1=float(f1_from_confusion(cm, average=None)[1]), iou=share(tp, tp+fp+fn))
 
+# %% ../../nbs/recipes/aerial.ipynb #2eb9459e
 class PixelCounts(PropertyCounts):
     "`PropertyCounts` of pixels: adds up masks"
     def __init__(self): super().__init__(Schema([SURFACE]))
@@ -472,7 +490,7 @@ class AerialNet(nn.Module):
         self.register_buffer('mean', mean.clone()); self.register_buffer('std', std.clone())
     def forward(self, x): return self.model((x-self.mean)/self.std)
 
-# %% ../../nbs/recipes/aerial.ipynb #9abdc815
+# %% ../../nbs/recipes/aerial.ipynb #53580cd3
 def image_fingerprint(
     image:AerialImage, # any size
 )->str: # 16 hexadecimal digits
@@ -493,12 +511,13 @@ def save_aerial(
 )->Path: # the file
     "Write network, normalisation, settings and scores into one .safetensors file, in one step"
     if Path(file).suffix!='.safetensors': raise ValueError(f"{file}: the name of a model file ends in .safetensors")
-    meta = dict(format=AERIAL_FORMAT, settings=asdict(settings), classes=SURFACE.classes, scores=scores or {}, data=list(data), notes=notes, versions=bundle_versions(),
-                created=datetime.now(timezone.utc).isoformat(timespec='seconds'))
+    used = dict(asdict(settings), weights=settings.weights and Path(settings.weights).name)
+    meta = dict(format=AERIAL_FORMAT, settings=used, classes=SURFACE.classes, scores=scores or {}, data=list(data), notes=notes,
+                versions=bundle_versions(), created=datetime.now(timezone.utc).isoformat(timespec='seconds'))
     sd = {k: v.detach().to('cpu', copy=True).contiguous() for k,v in net.state_dict().items()}
     return _replace_file(file, lambda part: save_file(sd, part, metadata=dict(hp_fastai_aerial=json.dumps(_plain(meta)))))
 
-# %% ../../nbs/recipes/aerial.ipynb #8437a6d2
+# %% ../../nbs/recipes/aerial.ipynb #9aabc997
 @dataclass(repr=False, eq=False)
 class AerialModel:
     "A network in evaluation mode, ready to predict images of any size"
@@ -507,8 +526,11 @@ class AerialModel:
     scores: dict             # as they were saved
     meta: dict               # the whole header
     device: torch.device     # where the network is
-    def __repr__(self): return f"{self.settings.arch}, {sum(p.numel() for p in self.net.model.parameters()):,} weights, tiles of {self.settings.W} pixels, {self.settings.normalize}"
+    def __repr__(self):
+        n = sum(p.numel() for p in self.net.model.parameters())
+        return f"{self.settings.arch}, {n:,} weights, tiles of {self.settings.W} pixels, {self.settings.normalize}"
 
+# %% ../../nbs/recipes/aerial.ipynb #e3afd8bb
 @patch
 def was_trained_on(
     self:AerialModel,
@@ -527,6 +549,7 @@ def read_aerial_header(
     if meta['format']>AERIAL_FORMAT: raise ValueError(f"{file}: format {meta['format']}; this library reads up to {AERIAL_FORMAT}. A newer hp_fastai reads it")
     return meta
 
+# %% ../../nbs/recipes/aerial.ipynb #1f1849a0
 def _settings(d, file):
     "Settings from the header's dict"
     odd = [k for k in d if k not in {o.name for o in fields(AerialSettings)}]
@@ -556,7 +579,7 @@ def step_schedule(
 
 def _opt_func(s): return partial(SGD, mom=s.mom, decouple_wd=False) if s.optimizer=='sgd' else Adam
 
-# %% ../../nbs/recipes/aerial.ipynb #7d31cb19
+# %% ../../nbs/recipes/aerial.ipynb #4a894ffa
 class LossLog(Callback):
     "The loss of every training iteration, over all calls of `fit`, in `learn.loss_log.losses`"
     remove_on_fetch = True
@@ -576,6 +599,7 @@ class KeepBest(Callback):
     "Writes `best_NAME.safetensors` into `path` whenever a score of `monitor` rises, and `last.safetensors` after each epoch"
     order,remove_on_fetch = 62,True   # after `History`
     def __init__(self, path, monitor=('accuracy','f1')): self.folder,self.best = Path(path),dict.fromkeys(monitor, -1.)
+    def before_fit(self): self.seen = [image_fingerprint(o) for o in self.dls.train_images]
     def after_epoch(self):
         "Write what has become better"
         if hasattr(self.learn, 'lr_finder') or hasattr(self.learn, 'gather_preds'): return
@@ -583,9 +607,9 @@ class KeepBest(Callback):
         better = [k for k in self.best if row[k]>self.best[k]]
         self.best.update({k: row[k] for k in better})
         for name in ('last', *(f'best_{k}' for k in better)):
-            save_aerial(learner_net(self.learn), self.dls.settings, self.folder/f'{name}.safetensors', row, [image_fingerprint(o) for o in self.dls.train_images])
+            save_aerial(learner_net(self.learn), self.dls.settings, self.folder/f'{name}.safetensors', row, self.seen)
 
-# %% ../../nbs/recipes/aerial.ipynb #64c71ca0
+# %% ../../nbs/recipes/aerial.ipynb #1cb4241c
 def _frozen_split(model): return L(model[0], model[1:]).map(params)
 
 def aerial_learner(
@@ -600,8 +624,9 @@ def aerial_learner(
     set_seed(s.seed)
     model,split = aerial_network(s),{} if s.arch=='fcnn' else dict(splitter=_frozen_split)
     loss = CrossEntropyLossFlat(axis=1, weight=torch.tensor(s.class_weights, device=dls.device))
-    learn = Learner(dls, model, loss, opt_func=_opt_func(s), lr=s.lr, wd=s.wd, wd_bn_bias=s.optimizer=='sgd', metrics=pixel_metrics(), path=path or '.',
-                    cbs=[LossLog(), History('history.csv' if path else None), *([KeepBest(path)] if path else []), *listify(cbs)], **split)
+    cbs = [LossLog(), History('history.csv' if path else None), *([KeepBest(path)] if path else []), *listify(cbs)]
+    learn = Learner(dls, model, loss, opt_func=_opt_func(s), lr=s.lr, wd=s.wd, wd_bn_bias=s.optimizer=='sgd', metrics=pixel_metrics(),
+                    path=path or '.', cbs=cbs, **split)
     return mixed_precision(learn, amp)
 
 def fit_aerial(
@@ -652,7 +677,7 @@ def blend_windows(
         res.append((int(s), w))
     return res
 
-# %% ../../nbs/recipes/aerial.ipynb #59dfa5f3
+# %% ../../nbs/recipes/aerial.ipynb #b702140e
 @patch
 def _batch_probs(self:AerialModel, tiles):
     "Probability of house `(N, size, size)` float32 for a list of tiles"
@@ -675,7 +700,8 @@ def predict_rows(
     for i,(y,wy) in enumerate(ys):
         for j in range(0, len(xs), bs):
             part = xs[j:j+bs]
-            for (x,wx),p in zip(part, self._batch_probs([read_tile(image, y, x, size, mirror=True) for x,_ in part])): acc[:,x+margin:x+margin+size] += p*wy[:,None]*wx
+            probs = self._batch_probs([read_tile(image, y, x, size, mirror=True) for x,_ in part])
+            for (x,wx),p in zip(part, probs): acc[:,x+margin:x+margin+size] += p*wy[:,None]*wx
         done = (ys[i+1][0] if i+1<len(ys) else h)-y
         first = max(y, 0)
         yield first,acc[first-y:min(done, size),margin:margin+w].copy()
@@ -697,14 +723,15 @@ class HouseMap:
         return house_scores(counts.confusion(SURFACE.name))
     def __repr__(self): return f"houses in {self.image.name}: {self.image.size[0]} x {self.image.size[1]} pixels, {(self.probs>.5).mean():.1%} house"
 
-# %% ../../nbs/recipes/aerial.ipynb #2ff6d382
+# %% ../../nbs/recipes/aerial.ipynb #2433728c
 @patch
 def _grid(self:AerialModel, size, margin, ramp):
     "Size, margin and ramp with their defaults"
     s = self.settings
     fixed = s.normalize=='mean_image'
     size = size or (s.W if fixed else 2*s.W)
-    if fixed and size!=s.W: raise ValueError(f"size: this model subtracts a mean image of {s.W} x {s.W} pixels, so its tiles have {s.W} pixels, not {size}; 'mean_colour' allows any")
+    if fixed and size!=s.W:
+        raise ValueError(f"size: this model subtracts a mean image of {s.W} x {s.W} pixels, so its tiles have {s.W} pixels, not {size}; 'mean_colour' allows any")
     return size,*(max(size//8//2*2, 2) if o is None else o for o in (margin,ramp))
 
 @patch
@@ -724,7 +751,7 @@ def predict(
     for top,rows in self.predict_rows(image.image, *self._grid(size, margin, ramp), bs): out[top:top+len(rows)] = rows
     return HouseMap(out, image)
 
-# %% ../../nbs/recipes/aerial.ipynb #29015241
+# %% ../../nbs/recipes/aerial.ipynb #9b31eea6
 OVERLAY_COLOURS = dict(found=(255,214,64), right=(70,210,90), missed=(60,130,255), wrong=(240,50,60))
 
 @patch
@@ -740,6 +767,7 @@ def overlay(
     for k,where in parts.items(): img[where] = (1-strength)*img[where]+strength*np.array(OVERLAY_COLOURS[k])
     return Image.fromarray(img)
 
+# %% ../../nbs/recipes/aerial.ipynb #1ada9f01
 @patch
 def save(
     self:HouseMap,
@@ -754,7 +782,7 @@ def save(
     save_image(self.overlay(thresh), folder/'overlay.jpg', geo)
     return folder
 
-# %% ../../nbs/recipes/aerial.ipynb #0315609c
+# %% ../../nbs/recipes/aerial.ipynb #b94d01f8
 def _train(image, valid, settings, out, progress):
     "Learner trained on `image`; weights, log, settings and curves go into `out`"
     learn = aerial_learner(aerial_dls(image, valid, settings), out)
@@ -764,6 +792,7 @@ def _train(image, valid, settings, out, progress):
     learn.dls.tiles.to_csv(out/'tiles.csv', index=False)
     return learn
 
+# %% ../../nbs/recipes/aerial.ipynb #a47eeaf4
 def find_houses(
     image,                     # path, PIL image, array, or `AerialImage`
     mask=None,                 # its mask, to train on; with `model` for the scores only
@@ -788,13 +817,14 @@ def find_houses(
         _replace_file(out/'scores.json', lambda part: part.write_text(json.dumps(res, indent=1)))
     return houses
 
-# %% ../../nbs/recipes/aerial.ipynb #131b7c58
+# %% ../../nbs/recipes/aerial.ipynb #5204c92c
 def _cli_settings(unet, given):
     "Settings of the command: those of the U-Net or of the published system, and what was given"
     given = {k: v for k,v in given.items() if v is not None}
     if 'class_weights' in given: given['class_weights'] = tuple(map(float, given['class_weights'].split(',')))
     return AerialSettings.unet(unet, **given) if unet else AerialSettings(**given)
 
+# %% ../../nbs/recipes/aerial.ipynb #10ef5181
 @call_parse
 def hp_aerial(
     image:str='',            # aerial image; default: a rendered town of 2022 x 1608 pixels, or of --size
@@ -818,13 +848,14 @@ def hp_aerial(
 ):
     "Find the houses in an aerial image: train on IMAGE and MASK, or predict with MODEL"
     with users_errors():
-        town = read_aerial(*render_aerial(tuple(map(int, size.split(','))), seed=seed), 'rendered town') if not image else read_aerial(image, mask)
-        settings = _cli_settings(unet, dict(W=W, bs=bs, lr=lr, epochs=epochs, up=up, class_weights=class_weights, weights=weights, pretrained=pretrained or None, seed=seed))
+        town = read_aerial(image, mask) if image else read_aerial(*render_aerial(tuple(map(int, size.split(','))), seed=seed), 'rendered town')
+        given = dict(W=W, bs=bs, lr=lr, epochs=epochs, up=up, class_weights=class_weights, weights=weights, pretrained=pretrained or None, seed=seed)
+        settings = _cli_settings(unet, given)
         houses = find_houses(town, out=out, model=model, test_image=test_image, test_mask=test_mask, settings=settings, progress=not quiet)
         print(houses)
         if houses.image.mask is not None: print(', '.join(f'{k} {v:.4f}' for k,v in houses.scores().items()))
 
-# %% ../../nbs/recipes/aerial.ipynb #a3aada75
+# %% ../../nbs/recipes/aerial.ipynb #71f6840e
 def settings_grid(
     base=AerialSettings(), # what all have in common
     **choices,             # names of settings and the values to try
@@ -834,12 +865,14 @@ def settings_grid(
 
 def _run_key(settings, images):
     "What makes two runs the same: settings and pixels"
-    return hashlib.sha256(json.dumps([asdict(settings), *(f'{image_fingerprint(o)} {o.mask.sum()}' for o in images)], sort_keys=True).encode()).hexdigest()[:16]
+    pixels = [image_fingerprint(o)+hashlib.sha256(np.ascontiguousarray(o.mask)).hexdigest() for o in images]
+    return hashlib.sha256(json.dumps([asdict(settings), pixels], sort_keys=True).encode()).hexdigest()[:16]
 
 def _run_row(key, learn, seconds):
     "One row of the table: settings, scores of the last epoch, and the best F1 of all"
     table = learn.history.table
-    return dict(key=key, **asdict(learn.dls.settings), **{o: table[o].iloc[-1] for o in HOUSE_SCORES}, best_f1=table.f1.max(), train_loss=table.train_loss.iloc[-1], seconds=round(seconds, 1))
+    last = {o: table[o].iloc[-1] for o in (*HOUSE_SCORES, 'train_loss')}
+    return dict(key=key, **asdict(learn.dls.settings), **last, best_f1=table.f1.max(), seconds=round(seconds, 1))
 
 # %% ../../nbs/recipes/aerial.ipynb #08faf8cc
 def run_grid(

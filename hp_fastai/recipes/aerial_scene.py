@@ -135,7 +135,7 @@ def _shade(normal, angle):
 
 def _ink(rgb, k=1.): return tuple(int(min(255, max(0, o*k))) for o in rgb)
 
-# %% ../../nbs/recipes/aerial_scene.ipynb #52213931
+# %% ../../nbs/recipes/aerial_scene.ipynb #85072f9c
 def _rows(house, part):
     "Lines of tiles on one part: (ends in the house's frame, normal of the facet), the ridge last"
     a,b,w,d = part
@@ -157,6 +157,7 @@ def _draw_extras(draw, rng, house, ss):
     if rng.random()<.14: rect(0, house.d*rng.choice([-.25,.25]), house.w*.5, house.d*.28, (38,46,72))
     elif rng.random()<.3: rect(-a, -b, 2.4, 1.6, (176,196,208))
 
+# %% ../../nbs/recipes/aerial_scene.ipynb #9ddca42e
 def _draw_roof(draw, rng, house, ss):
     "Facets, rows of tiles, ridge, and what else is on a roof"
     for part in reversed(house.parts):
@@ -212,7 +213,7 @@ def _draw_fields(rng, size, plan):
     tone = 1+furrows+_texture(rng, size, (160,40,9,2.5), (.05,.04,.03,.025))
     return Image.fromarray(np.clip(rgb[ids]*tone[...,None], 0, 255).astype(np.uint8))
 
-# %% ../../nbs/recipes/aerial_scene.ipynb #92df6f76
+# %% ../../nbs/recipes/aerial_scene.ipynb #be1af8ae
 class _Town:
     "What stands where: lists of houses, trees, lots, cars (xy, angle) and things (kind, bounds)"
     def __init__(self, plan): self.plan,self.blocks,self.houses,self.trees,self.lots,self.cars,self.things = plan,set(),[],[],[],[],[]
@@ -229,6 +230,7 @@ def _furnish(rng, town, lot, back):
     elif rng.random()<.2: town.things.append(('patio', (u0+6, back[0], u0+rng.uniform(12, 18), back[0]+rng.uniform(4, 6))))
     if rng.random()<.4: town.cars.append((plan.to_xy(u1-4.5, v1-6 if back[0]<(v0+v1)/2 else v0+6), plan.heading(u1, v0)+math.pi/2))
 
+# %% ../../nbs/recipes/aerial_scene.ipynb #16c6e73f
 def _build_lot(rng, town, lot, front):
     "House, drive and garden of one lot; `front` is its edge at the street"
     (u0,v0,u1,v1),plan,flip = lot,town.plan,front!=lot[1]
