@@ -10,8 +10,8 @@ __all__ = ['SURFACE', 'GEO_TAGS', 'NORMALIZE', 'HOUSE_SCORES', 'AERIAL_FORMAT', 
            'tile_stats', 'AerialSettings', 'TileReader', 'tile_datablock', 'aerial_dls', 'FCNN', 'unet_encoder',
            'aerial_network', 'house_scores', 'PixelCounts', 'pixel_metrics', 'AerialNet', 'image_fingerprint',
            'save_aerial', 'AerialModel', 'read_aerial_header', 'load_aerial', 'step_schedule', 'LossLog', 'learner_net',
-           'KeepBest', 'aerial_learner', 'fit_aerial', 'plot_training', 'blend_windows', 'HouseMap', 'find_houses',
-           'hp_aerial', 'settings_grid', 'run_grid']
+           'KeepBest', 'aerial_learner', 'fit_aerial', 'plot_aerial_training', 'blend_windows', 'HouseMap',
+           'find_houses', 'hp_aerial', 'settings_grid', 'run_grid']
 
 # %% ../../nbs/recipes/aerial.ipynb #df48457e
 import hashlib,itertools,json,time
@@ -639,8 +639,8 @@ def fit_aerial(
     else: learn.fit(s.epochs, s.lr, cbs=step_schedule(s.lr, s.epochs, s.halve_every))
     return learn
 
-# %% ../../nbs/recipes/aerial.ipynb #32a71bb1
-def plot_training(
+# %% ../../nbs/recipes/aerial.ipynb #0cacadc7
+def plot_aerial_training(
     learn,        # from `aerial_learner`, trained
     figsize=(9,3),# inches
 )->plt.Figure: # left the loss of each iteration and its running mean, right the scores of each epoch
@@ -782,12 +782,12 @@ def save(
     save_image(self.overlay(thresh), folder/'overlay.jpg', geo)
     return folder
 
-# %% ../../nbs/recipes/aerial.ipynb #b94d01f8
+# %% ../../nbs/recipes/aerial.ipynb #0ade269c
 def _train(image, valid, settings, out, progress):
     "Learner trained on `image`; weights, log, settings and curves go into `out`"
     learn = aerial_learner(aerial_dls(image, valid, settings), out)
     with nullcontext() if progress else learn.no_bar(), nullcontext() if progress else learn.no_logging(): fit_aerial(learn)
-    plot_training(learn).savefig(out/'training.png', dpi=100)
+    plot_aerial_training(learn).savefig(out/'training.png', dpi=100)
     pd.DataFrame(dict(loss=learn.loss_log.losses)).to_csv(out/'loss.csv', index_label='iteration')
     learn.dls.tiles.to_csv(out/'tiles.csv', index=False)
     return learn
