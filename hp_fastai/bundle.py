@@ -107,12 +107,20 @@ def _weights(model, dtype):
         res[k] = v.contiguous()
     return res
 
+def _umask():
+    "Rights that new files do not get"
+    os.umask(mask := os.umask(0))
+    return mask
+
 def _replace_file(file, write):
     "Let `write` make the file under another name, then move it to `file` in one step"
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f'.{file.name}.{os.getpid()}.part')
-    try: write(part); os.replace(part, file)
+    try:
+        write(part)
+        part.chmod(0o666 & ~_umask())   # as readable as any other file; safetensors leaves it to its owner alone
+        os.replace(part, file)
     finally: part.unlink(missing_ok=True)
     return file
 
