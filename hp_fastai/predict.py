@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 from .schema import *
 from .clip import *
-from .clip import _Problems, _bounds, _crop_names, _group, _misplaced, _n_workers, _open, _read_coco
+from .clip import _Problems, _bounds, _crop_names, _group, _misplaced, _n_workers, _open, _read_coco, _relative
 from .data import *
 from .bundle import *
 from .bundle import _replace_file
@@ -77,11 +77,14 @@ def _name_clips(name, n, photos, used):
 
 def _photo_jobs(df, problems):
     "Photos of the table of boxes, each as (file, boxes, names for the crops, (photo, box, score) as they will be written, ids)"
-    codes,names = pd.factorize(df.image_name)
+    codes,names = pd.factorize(df.image_name, use_na_sentinel=False)
     order,photos,used = np.argsort(codes, kind='stable'),set(names),set()
     starts = np.searchsorted(codes[order], np.arange(len(names)+1))
     cells,scores,ids = df.boxes.to_numpy(),df.box_scores.to_numpy(),df.ann_id.to_numpy()
     for name,a,b in zip(names, starts, starts[1:]):
+        if _relative(name) is None:
+            for i in order[a:b]: problems.add('file name unusable', name, name if isinstance(name, str) else '', dict(id=ids[i]))
+            continue
         rows,found = order[a:b],[_box_of(o) for o in cells[order[a:b]]]
         for i,(_,why) in zip(rows, found):
             if why: problems.add(why, cells[i], name, dict(id=ids[i]))
@@ -193,7 +196,7 @@ def _outcome(jobs, fates):
             dropped = bool(fate) and CLIP_REASONS[fate[0]]
             if fate: report.append((name, id_, fate[0], f'{cell[1]} {fate[1]}'.strip(), dropped))
             if not dropped: rows.append((*cell, next(clips)))
-    return rows,pd.DataFrame(report, columns=REPORT_COLUMNS)
+    return rows,pd.DataFrame(report, columns=REPORT_COLUMNS, dtype=object)   # ids stay whole numbers where one is missing
 
 # %% ../nbs/11_predict.ipynb #a40410c6
 def _fingerprint_of(bundle, df, **settings):
@@ -215,7 +218,7 @@ class _Parts:
     def _compare(self, old, new):
         "Refuse to mix two different runs"
         other = [k for k in new if old.get(k)!=new[k]]
-        if other: raise ValueError(f"{self.dir} holds an unfinished run with another {', '.join(other)}. Start anew with `resume=False`, or choose another `out`")
+        if other: raise ValueError(f"{self.dir} holds an unfinished run with another {', '.join(other)}. Start anew with `resume=False` (`hp_predict --restart`), or choose another `out`")
 
     def _file(self, number, kind=''): return self.dir/f'{number:06}{kind or self.suffix}'
     def _done(self, number): return self._file(number).exists()
@@ -281,8 +284,12 @@ class PredictResult:
     def dropped(self):
         "Boxes or crops that got no prediction"
         return int(self.report.dropped.sum())
+    @property
+    def reasons(self):
+        "Rows of the report per reason, and how many of them cost a prediction"
+        return self.report.groupby('reason', sort=False).dropped.agg(rows='size', dropped='sum')
     def __repr__(self): return f"predictions for {self.n_photos:,} pictures{f' in {self.file.name}' if self.file else ''}; {self.dropped:,} boxes or crops left out"
-    def _repr_html_(self): return f'<p>{self}</p>' + (self.report.groupby('reason').size().rename('rows').reset_index().to_html(index=False) if len(self.report) else '')
+    def _repr_html_(self): return f'<p>{self}</p>' + (self.reasons.reset_index().to_html(index=False) if len(self.report) else '')
 
 # %% ../nbs/11_predict.ipynb #8edce1f6
 def _predict(bundle, jobs, df, n, img_dir, buffer, out, problems, bs, num_workers, device, progress, full, chunk, resume, amp):
@@ -291,7 +298,7 @@ def _predict(bundle, jobs, df, n, img_dir, buffer, out, problems, bs, num_worker
     prediction_columns(bundle.schema, full)
     if bs<1 or chunk<1: raise ValueError(f"bs {bs}, chunk {chunk}: at least 1 was expected")
     tables,reports = [],[]
-    parts = None if out is None else _Parts(out, _fingerprint_of(bundle, df, size=bundle.size, buffer=buffer, full=full, chunk=chunk), resume)
+    parts = None if out is None else _Parts(out, _fingerprint_of(bundle, df, size=bundle.size, buffer=buffer, full=full, chunk=chunk, folder=str(img_dir.resolve())), resume)
     loader = _loader(jobs, _Decoder(img_dir, bundle.size, buffer), _n_workers(num_workers, n), chunk, parts._done if parts else lambda number: False)
     with tqdm(total=n, desc='predict', unit=' photos', disable=not progress) as bar:
         for number,done,fates,probs in _chunks(bundle, loader, bs, amp):
@@ -301,7 +308,7 @@ def _predict(bundle, jobs, df, n, img_dir, buffer, out, problems, bs, num_worker
             else: tables.append(table); reports.append(report)
             bar.update(min(n, (number+1)*chunk)-bar.n)
     if parts: return PredictResult(_finish(parts, bundle, problems, full), n, out)
-    report = pd.concat([problems.table(), *reports], ignore_index=True)
+    report = pd.concat([problems.table(), *reports], ignore_index=True).astype(dict(dropped=bool))
     return PredictResult(report, n, memory=pd.concat([_prediction_table(bundle, [], [], full), *tables], ignore_index=True))
 
 def _finish(parts, bundle, problems, full):

@@ -248,6 +248,7 @@ def read_table(
     if not path.is_file(): raise FileNotFoundError(f"no table at {path}: a CSV file was expected")
     try: df = pd.read_csv(path, keep_default_na=False, na_values=[''], dtype={p:str for p in props})
     except pd.errors.EmptyDataError: raise ValueError(f"{path} is empty: a CSV with a header line was expected") from None
+    except (pd.errors.ParserError, UnicodeDecodeError) as e: raise ValueError(f"{path} is no table: a CSV with a header line was expected ({e})") from None
     return df.drop(columns=[c for c in df.columns[:1] if c.startswith('Unnamed')])
 
 # %% ../nbs/00_schema.ipynb #96032627
