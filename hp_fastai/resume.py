@@ -7,8 +7,8 @@ Docs: https://hp-fastai.github.io/hp_fastai/resume.html.md"""
 # %% auto #0
 __all__ = ['RESUME_ATTRS', 'rng_state', 'set_rng_state', 'training_state', 'load_training_state', 'Resume']
 
-# %% ../nbs/08c_resume.ipynb #b8a27f60
-import os,random
+# %% ../nbs/08c_resume.ipynb #15ddfb5f
+import os
 from pathlib import Path
 import numpy as np
 import torch
@@ -17,28 +17,27 @@ from fastai.callback.schedule import LRFinder, ParamScheduler
 from fastai.callback.tracker import TrackerCallback
 from fastai.callback.training import GradientAccumulation
 from fastai.learner import Learner, Metric, Recorder
+from fastai.torch_core import get_random_states, set_random_states
 from fastcore.basics import *
 from fastcore.foundation import L
 from .learner import *
 from .track import *
 
-# %% ../nbs/08c_resume.ipynb #039471dc
+# %% ../nbs/08c_resume.ipynb #57f9918d
 def rng_state(
     dls, # loaders of the training
-)->dict: # plain numbers and tensors
+)->dict: # numbers, arrays and tensors
     "State of every random generator that a training on `dls` draws from"
-    name,keys,*rest = np.random.get_state()
-    return dict(python=random.getstate(), numpy=(name, keys.tolist(), *rest), torch=torch.get_rng_state(), loader=dls.train.rng.getstate(),
-                cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])
+    return dict(get_random_states(), loader=dls.train.rng.getstate())
 
 def set_rng_state(
     dls,        # loaders of the training
     state:dict, # of `rng_state`
 ):
     "Set every random generator back to `state`"
-    random.setstate(state['python']); dls.train.rng.setstate(state['loader'])
-    np.random.set_state(state['numpy']); torch.set_rng_state(state['torch'].cpu())
-    if state['cuda'] and torch.cuda.is_available(): torch.cuda.set_rng_state_all([o.cpu() for o in state['cuda']])
+    gpus = [o.cpu() for o in state['torch_cuda_state'][:torch.cuda.device_count()]]
+    set_random_states(**{k:v for k,v in state.items() if k!='loader'} | dict(torch_state=state['torch_state'].cpu(), torch_cuda_state=gpus))
+    dls.train.rng.setstate(state['loader'])
 
 # %% ../nbs/08c_resume.ipynb #c5a0a12e
 RESUME_ATTRS = {Recorder:('lrs', 'iters', 'losses', 'values', 'smooth_loss'), ParamScheduler:('hps',), TrackerCallback:('best', 'wait'),

@@ -8,7 +8,7 @@ Docs: https://hp-fastai.github.io/hp_fastai/track.html.md"""
 __all__ = ['TRACKERS', 'loss_settings', 'git_facts', 'training_settings', 'confusion_pictures', 'Tracker', 'AimTracker',
            'read_aim_run', 'TensorBoardTracker', 'create_tracker']
 
-# %% ../nbs/08b_track.ipynb #cb76d9e5
+# %% ../nbs/08b_track.ipynb #4ab4c740
 import json,subprocess,sys
 from io import BytesIO
 from pathlib import Path
@@ -16,8 +16,9 @@ import matplotlib.pyplot as plt
 from fastcore.basics import *
 from fastcore.foundation import L
 from fastai.callback.core import Callback
+from fastai.callback.progress import ProgressCallback
 from fastai.learner import Learner
-from fastai.torch_core import rank_distrib
+from fastai.torch_core import no_random, rank_distrib
 from PIL import Image
 from .loss import *
 from .learner import *
@@ -143,7 +144,7 @@ def after_validate(self:Tracker):
     rec = self.recorder
     if self.follows() and not rec.cancel_valid and rec.valid_metrics: self.log(_values(self.metrics, loss=rec.loss.value), self.steps, 'valid')
 
-# %% ../nbs/08b_track.ipynb #6be06966
+# %% ../nbs/08b_track.ipynb #c34c3b99
 @patch
 def end(
     self:Tracker,
@@ -159,7 +160,8 @@ def after_fit(self:Tracker):
     "Pictures, and the end of the run"
     if not (self.is_open and self.follows()): return
     if self.pictures:
-        with self.learn.removed_cbs(L(o for o in self.learn.cbs if getattr(o, 'remove_on_fetch', False))) as learn: figs = self.pictures(learn)
+        bystanders = L(o for o in self.learn.cbs if getattr(o, 'remove_on_fetch', False) or isinstance(o, ProgressCallback))
+        with no_random(), self.learn.removed_cbs(bystanders) as learn: figs = self.pictures(learn)
         for name,fig in figs.items(): self.log_picture(name, fig, self.steps, 'valid')
     self.end()
 
