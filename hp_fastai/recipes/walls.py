@@ -151,6 +151,14 @@ def _crack(rng, size, bricks=None):
     start = rng.uniform(.1, .9, 2)*size-length/2*np.array([math.cos(heading), math.sin(heading)])
     return _ink(_branches(rng, _walk(rng, start, heading, length), width), size)
 
+# %% ../../nbs/recipes/walls.ipynb #a1486e5d
+def _visible_crack(rng, size, bricks=None, min_area=20, tries=100):
+    "A crack of at least `min_area` pixels"
+    for _ in range(tries):
+        crack = _crack(rng, size, bricks)
+        if (crack>.3).sum()>=min_area: return crack
+    raise ValueError(f"no crack of {min_area} pixels in {tries} tries on a wall of {size[0]} x {size[1]} pixels")
+
 # %% ../../nbs/recipes/walls.ipynb #54d73c74
 @dataclass
 class Wall:
@@ -170,13 +178,13 @@ def _camera(rng, wall):
     wall = ndimage.gaussian_filter(wall, (.5,.5,0))+rng.normal(0, 4, wall.shape)
     return Image.fromarray(wall.clip(0, 255).astype(np.uint8))
 
-# %% ../../nbs/recipes/walls.ipynb #2eaf3d4a
+# %% ../../nbs/recipes/walls.ipynb #c15e6f68
 def draw_wall(
     seed=42,         # another seed, another wall
     size=(224, 224), # (width, height), pixels
     kind=None,       # 'masonry', 'concrete' or None: either
     n_cracks=None,   # None: 0 to 3, mostly 1
-    min_area=20,     # pixels of a crack, below which it gets no box
+    min_area=20,     # least pixels of a crack
 )->Wall: # picture, mask, boxes, kind
     "Draw one wall with its cracks"
     if kind not in (None, 'masonry', 'concrete'): raise ValueError(f"kind {kind!r}: expected 'masonry', 'concrete' or None")
@@ -187,11 +195,11 @@ def draw_wall(
     bricks = _Bricks.random(rng, size) if kind=='masonry' else None
     wall = _brick_wall(rng, size, bricks) if bricks else _concrete_wall(rng, size)
     for spoil,share in ((_stain, .35), (_cable, .25), (_light, 1)): wall = spoil(rng, wall, size) if rng.random()<share else wall
-    cracks = [_crack(rng, size, bricks) for _ in range(n)]
+    cracks = [_visible_crack(rng, size, bricks, min_area) for _ in range(n)]
     depth = np.max([np.zeros(size[::-1]), *cracks], axis=0)
     lip = np.clip(np.roll(depth, (1,1), (0,1))-depth, 0, 1)              # the lower edge catches light
     wall = wall*((1-rng.uniform(.65, .92)*depth)*(1+.15*lip))[...,None]
-    boxes = [_mask_bounds(o>.3) for o in cracks if (o>.3).sum()>=min_area]
+    boxes = [_mask_bounds(o>.3) for o in cracks]
     return Wall(_camera(rng, wall), depth>.3, np.array(boxes, float).reshape(-1, 4), kind)
 
 # %% ../../nbs/recipes/walls.ipynb #c10c6590
