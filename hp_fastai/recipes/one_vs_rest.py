@@ -107,14 +107,14 @@ class BestWeights(SaveModelCallback):
         TrackerCallback.after_epoch(self)
         if self.new_best: self._save(self.fname)
 
-# %% ../../nbs/recipes/one_vs_rest.ipynb #ebc83ea7
+# %% ../../nbs/recipes/one_vs_rest.ipynb #6e66eac9
 class HalfValidation(Callback):
     "Validate, and only that, in half precision: float16 on a GPU, bfloat16 on a CPU"
     remove_on_fetch = True
     def before_batch(self):
         "Switch to half precision"
         if self.training: return
-        kind = torch.device(self.dls.device).type
+        kind = self.xb[0].device.type
         self.autocast = torch.autocast(kind, torch.bfloat16 if kind=='cpu' else torch.float16)
         self.autocast.__enter__()
     def after_pred(self):
@@ -123,12 +123,19 @@ class HalfValidation(Callback):
         self.autocast.__exit__(None, None, None)
         self.learn.pred = to_float(self.pred)
 
+# %% ../../nbs/recipes/one_vs_rest.ipynb #6d564186
 def free_memory():
     "Give back the memory of models that nobody holds any more, on the GPU too"
     gc.collect()
     if torch.cuda.is_available(): torch.cuda.empty_cache()
 
-# %% ../../nbs/recipes/one_vs_rest.ipynb #ce6de317
+# %% ../../nbs/recipes/one_vs_rest.ipynb #dc23d265
+def _check_columns(df, label, group, file_col):
+    "Raise `KeyError` for a column that is missing, `ValueError` for a group with gaps"
+    missing = [c for c in (label, group, file_col) if c is not None and c not in df]
+    if missing: raise KeyError(f"columns {missing} not in the table; it has {list(df.columns)}")
+    if group and df[group].isna().any(): raise ValueError(f"group {group!r} is empty in {df[group].isna().sum()} rows, the first is row {df.index[df[group].isna()][0]}")
+
 def _known_rows(df, label):
     "Property of the column `label`, and the rows of `df` where it is known, with its labels as text"
     prop = Schema.infer(df, [label])[label]
@@ -137,6 +144,7 @@ def _known_rows(df, label):
     targs = prop.encode(df[label])
     return prop,df.assign(**{label: prop.decode(targs)})[prop.known(targs)].reset_index(drop=True)
 
+# %% ../../nbs/recipes/one_vs_rest.ipynb #9737765d
 class OneVsRest:
     "A yes-or-no model for each class of the column `label` and each fold, trained one after the other into `out_dir`"
     def __init__(self,
@@ -154,22 +162,52 @@ class OneVsRest:
         self.label,self.path,self.out_dir,self.group,self.file_col = label,Path(path),Path(out_dir),group,file_col
         self.recipe,self.num_workers,self.device = recipe or OneVsRestRecipe(),num_workers,device
         self.cache = Path(cache or self.out_dir/'cache')
+        _check_columns(df, label, group, file_col)
         self.prop,known = _known_rows(df, label)
         self.n_unknown = len(df)-len(known)
         self.df = add_folds(known, label, self.recipe.n_folds, group, self.recipe.seed)
         self.rows = {c: one_vs_rest_rows(self.df, label, c, self.recipe.take, [self.recipe.seed, i]) for i,c in enumerate(self.classes)}
         self._claim_folder()
-    @property
-    def classes(self):
-        "Names of the classes, in order"
-        return self.prop.classes
-    @property
-    def folds(self):
-        "Numbers of the folds"
-        return range(self.recipe.n_folds)
-    def __repr__(self):
-        done = sum(self.is_done(c, f) for c in self.classes for f in self.folds)
-        return f'{self.label}: {len(self.df)} pictures, {len(self.classes)} classes, {self.recipe.arch}, {done} of {len(self.classes)*len(self.folds)} models trained; without a label {self.n_unknown}'
+
+# %% ../../nbs/recipes/one_vs_rest.ipynb #afbd5eb0
+@patch(as_prop=True)
+def classes(
+    self:OneVsRest,
+)->tuple: # names, in order
+    "The classes, a question each"
+    return self.prop.classes
+
+@patch(as_prop=True)
+def folds(
+    self:OneVsRest,
+)->range: # numbers
+    "The folds"
+    return range(self.recipe.n_folds)
+
+@patch
+def __repr__(self:OneVsRest):
+    done = sum(self.is_done(c, f) for c in self.classes for f in self.folds)
+    return f'{self.label}: {len(self.df)} pictures, {len(self.classes)} classes, {self.recipe.arch}, {done} of {len(self.classes)*len(self.folds)} models trained; without a label {self.n_unknown}'
+
+# %% ../../nbs/recipes/one_vs_rest.ipynb #d622f346
+@patch
+def run_dir(
+    self:OneVsRest,
+    cls,  # a class; None: the softmax model of all
+    fold, # number of the fold that is held out
+)->Path: # it may not exist yet
+    "Folder of one run"
+    name = 'softmax' if cls is None else f'{self.classes.index(cls):02d}_' + re.sub(r'[^\w-]+', '_', cls)
+    return self.out_dir/name/f'fold_{fold}'
+
+@patch
+def is_done(
+    self:OneVsRest,
+    cls,  # a class; None: the softmax model of all
+    fold, # number of the fold that is held out
+)->bool: # trained and answered?
+    "Is this run complete?"
+    return (self.run_dir(cls, fold)/'logits.npy').is_file()
 
 # %% ../../nbs/recipes/one_vs_rest.ipynb #fe6b8716
 @patch
@@ -215,7 +253,7 @@ def run_table(
     res = self.df.assign(split=np.where(~sees, 'unused', np.where(self.df.fold==fold, 'valid', 'train')))
     return res if cls is None else res.assign(**{self.label: np.where(res[self.label]==cls, yes, f'not {cls}')})
 
-# %% ../../nbs/recipes/one_vs_rest.ipynb #dfdcaa6b
+# %% ../../nbs/recipes/one_vs_rest.ipynb #83efe544
 @patch
 def dls(
     self:OneVsRest,
@@ -244,16 +282,6 @@ def learner(
     learn.model.to(memory_format=torch.channels_last)   # convolutions are faster so
     return learn
 
-@patch
-def run_dir(
-    self:OneVsRest,
-    cls,  # a class; None: the softmax model of all
-    fold, # number of the fold that is held out
-)->Path: # it may not exist yet
-    "Folder of one run"
-    name = 'softmax' if cls is None else f'{self.classes.index(cls):02d}_' + re.sub(r'[^\w-]+', '_', cls)
-    return self.out_dir/name/f'fold_{fold}'
-
 # %% ../../nbs/recipes/one_vs_rest.ipynb #6c9fad5f
 @patch
 def epoch_images(
@@ -275,16 +303,7 @@ def n_epochs(
     if cls is not None: return self.recipe.epochs
     return max(1, round(self.recipe.epochs*sum(self.epoch_images(c, fold) for c in self.classes)/self.epoch_images(None, fold)))
 
-# %% ../../nbs/recipes/one_vs_rest.ipynb #214d060c
-@patch
-def is_done(
-    self:OneVsRest,
-    cls,  # a class; None: the softmax model of all
-    fold, # number of the fold that is held out
-)->bool: # trained and answered?
-    "Is this run complete?"
-    return (self.run_dir(cls, fold)/'logits.npy').is_file()
-
+# %% ../../nbs/recipes/one_vs_rest.ipynb #36efe687
 @patch
 def _keep(self:OneVsRest, learn, cls, fold, seconds):
     "Write what is left of a run"
@@ -301,7 +320,7 @@ def _best_epoch(history):
     "Row of the epoch with the least validation loss"
     return history.loc[history.valid_loss.idxmin()].drop('time', errors='ignore')
 
-# %% ../../nbs/recipes/one_vs_rest.ipynb #e11274d2
+# %% ../../nbs/recipes/one_vs_rest.ipynb #67e5bf70
 @patch
 def fit_one(
     self:OneVsRest,
@@ -316,6 +335,7 @@ def fit_one(
     del learn
     free_memory()
 
+# %% ../../nbs/recipes/one_vs_rest.ipynb #42b9b3b4
 @patch
 def fit(
     self:OneVsRest,
@@ -324,7 +344,9 @@ def fit(
 )->OneVsRest: # itself
     "Train what is not yet trained, class by class and fold by fold"
     runs = [(c, f) for c in [*self.classes, *([None] if softmax else [])] for f in self.folds]
-    for c,f in tqdm(runs, disable=not progress): self.fit_one(c, f)
+    for c,f in (bar := tqdm(runs, disable=not progress)):
+        bar.set_description(f'{c or "softmax"}, fold {f}')
+        self.fit_one(c, f)
     return self
 
 # %% ../../nbs/recipes/one_vs_rest.ipynb #e7827022
@@ -580,6 +602,18 @@ def one_vs_rest(
     "Train a yes-or-no model for every class and fold, and the softmax model to compare with"
     return OneVsRest(df, label, path, out_dir, OneVsRestRecipe(**kwargs), group, file_col, cache, num_workers).fit(softmax, progress)
 
+# %% ../../nbs/recipes/one_vs_rest.ipynb #8dc676b7
+@patch
+def write_report(
+    self:OneVsRest,
+)->Path: # the folder
+    "Write scores.csv, comparison.csv, scores.png, calibration.png and confusion.png into the folder of the runs"
+    self.table.to_csv(self.out_dir/'scores.csv', index=False)
+    self.compare().to_csv(self.out_dir/'comparison.csv', index=False)
+    for name,fig in dict(scores=self.plot_table(), calibration=self.plot_calibration(), confusion=self.interpretation().plot_confusion_matrix()).items():
+        fig.savefig(self.out_dir/f'{name}.png', dpi=90, bbox_inches='tight')
+    return self.out_dir
+
 # %% ../../nbs/recipes/one_vs_rest.ipynb #48542d31
 @call_parse
 def hp_one_vs_rest(
@@ -611,15 +645,3 @@ def hp_one_vs_rest(
         print(run.table.groupby('class', sort=False)[['valid_loss', 'accuracy', 'f1_macro', 'majority']].mean().round(3).to_string())
         print(run.compare().round(3).to_string(index=False))
         print(f'tables, pictures and models: {run.out_dir}')
-
-# %% ../../nbs/recipes/one_vs_rest.ipynb #8dc676b7
-@patch
-def write_report(
-    self:OneVsRest,
-)->Path: # the folder
-    "Write scores.csv, comparison.csv, scores.png, calibration.png and confusion.png into the folder of the runs"
-    self.table.to_csv(self.out_dir/'scores.csv', index=False)
-    self.compare().to_csv(self.out_dir/'comparison.csv', index=False)
-    for name,fig in dict(scores=self.plot_table(), calibration=self.plot_calibration(), confusion=self.interpretation().plot_confusion_matrix()).items():
-        fig.savefig(self.out_dir/f'{name}.png', dpi=90, bbox_inches='tight')
-    return self.out_dir
