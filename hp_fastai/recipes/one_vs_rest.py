@@ -169,7 +169,7 @@ class OneVsRest:
         self.rows = {c: one_vs_rest_rows(self.df, label, c, self.recipe.take, [self.recipe.seed, i]) for i,c in enumerate(self.classes)}
         self._claim_folder()
 
-# %% ../../nbs/recipes/one_vs_rest.ipynb #afbd5eb0
+# %% ../../nbs/recipes/one_vs_rest.ipynb #7c3edfb9
 @patch(as_prop=True)
 def classes(
     self:OneVsRest,
@@ -186,8 +186,8 @@ def folds(
 
 @patch
 def __repr__(self:OneVsRest):
-    done = sum(self.is_done(c, f) for c in self.classes for f in self.folds)
-    return f'{self.label}: {len(self.df)} pictures, {len(self.classes)} classes, {self.recipe.arch}, {done} of {len(self.classes)*len(self.folds)} models trained; without a label {self.n_unknown}'
+    runs = [self.is_done(c, f) for c in self.classes for f in self.folds]
+    return f'{self.label}: {len(self.df)} pictures, {len(self.classes)} classes, {self.recipe.arch}, {sum(runs)} of {len(runs)} models trained; without a label {self.n_unknown}'
 
 # %% ../../nbs/recipes/one_vs_rest.ipynb #d622f346
 @patch
@@ -230,7 +230,7 @@ def _claim_folder(self:OneVsRest):
     self.df.to_csv(self.out_dir/'table.csv', index=False)
     file.write_text(json.dumps(new, indent=1))
 
-# %% ../../nbs/recipes/one_vs_rest.ipynb #e4bba2e3
+# %% ../../nbs/recipes/one_vs_rest.ipynb #3c378f70
 @patch
 def run_schema(
     self:OneVsRest,
@@ -248,10 +248,11 @@ def run_table(
     fold, # number of the fold that is held out
 )->pd.DataFrame: # all rows, with `split`: train, valid or unused
     "Table of one run"
-    *_,yes = self.run_schema(cls).props[0].classes
-    sees = np.ones(len(self.df), bool) if cls is None else self.rows[cls]
-    res = self.df.assign(split=np.where(~sees, 'unused', np.where(self.df.fold==fold, 'valid', 'train')))
-    return res if cls is None else res.assign(**{self.label: np.where(res[self.label]==cls, yes, f'not {cls}')})
+    prop, = self.run_schema(cls)
+    parts = np.where(self.df.fold==fold, 'valid', 'train')
+    if cls is None: return self.df.assign(split=parts)
+    no,yes = prop.classes
+    return self.df.assign(split=np.where(self.rows[cls], parts, 'unused'), **{self.label: np.where(self.df[self.label]==cls, yes, no)})
 
 # %% ../../nbs/recipes/one_vs_rest.ipynb #83efe544
 @patch
@@ -303,7 +304,7 @@ def n_epochs(
     if cls is not None: return self.recipe.epochs
     return max(1, round(self.recipe.epochs*sum(self.epoch_images(c, fold) for c in self.classes)/self.epoch_images(None, fold)))
 
-# %% ../../nbs/recipes/one_vs_rest.ipynb #36efe687
+# %% ../../nbs/recipes/one_vs_rest.ipynb #52bbb8ef
 @patch
 def _keep(self:OneVsRest, learn, cls, fold, seconds):
     "Write what is left of a run"
@@ -311,7 +312,7 @@ def _keep(self:OneVsRest, learn, cls, fold, seconds):
     with learn.no_bar(): logits = learn.get_preds(dl=learn.dls.test_dl(self.df[self.df.fold==fold]), act=noop)[0]
     (out/learn.model_dir/'model.pth').unlink(); (out/learn.model_dir).rmdir()
     if self.recipe.keep_models: save_bundle(learn, out/'model.safetensors', scores=_best_epoch(learn.history.table).to_dict())
-    info = dict(seconds=round(seconds, 1), epochs=len(learn.history.rows), train=len(learn.dls.train_ds), valid=len(learn.dls.valid_ds), seen=self.epoch_images(cls, fold)*len(learn.history.rows))
+    info = dict(seconds=round(seconds, 1), train=len(learn.dls.train_ds), valid=len(learn.dls.valid_ds), seen=self.epoch_images(cls, fold)*len(learn.history.rows))
     (out/'run.json').write_text(json.dumps(info))
     np.save(out/'part.npy', tuplify(logits)[0].float().numpy())
     os.replace(out/'part.npy', out/'logits.npy')
@@ -349,7 +350,7 @@ def fit(
         self.fit_one(c, f)
     return self
 
-# %% ../../nbs/recipes/one_vs_rest.ipynb #e7827022
+# %% ../../nbs/recipes/one_vs_rest.ipynb #6eadb171
 @patch
 def _result(self:OneVsRest, cls, fold):
     "Row of the table for one complete run"
@@ -357,7 +358,8 @@ def _result(self:OneVsRest, cls, fold):
     history,info = pd.read_csv(out/'history.csv'),json.loads((out/'run.json').read_text())
     valid = self.run_table(cls, fold).query("split=='valid'")[self.label]
     row = _best_epoch(history).rename(lambda o: o.removeprefix(f'{self.label}_'))
-    return dict({'class': cls}, fold=fold, train=info['train'], valid=info['valid'], best_epoch=int(row.epoch), **{k: float(row[k]) for k in ('train_loss', 'valid_loss', 'accuracy', 'f1_macro')},
+    scores = {k: float(row[k]) for k in ('train_loss', 'valid_loss', 'accuracy', 'f1_macro')}
+    return dict({'class': cls}, fold=fold, train=info['train'], valid=info['valid'], best_epoch=int(row.epoch), **scores,
                 majority=valid.value_counts(normalize=True).max(), seen=info['seen'], seconds=info['seconds'])
 
 @patch(as_prop=True)
@@ -485,17 +487,18 @@ def plot_calibration(
     plt.close(fig)
     return fig
 
-# %% ../../nbs/recipes/one_vs_rest.ipynb #5a12d58d
+# %% ../../nbs/recipes/one_vs_rest.ipynb #3cefa62c
 @patch
 def interpretation(
     self:OneVsRest,
     kind='calibrated', # 'calibrated', 'raw' or 'softmax', as in `oof_probs`; or the name of a class: its own yes-or-no answers
 )->PropertyInterpretation: # of held-out answers; for a class on the pictures that its runs saw
     "Where the combined answers, those of the softmax model, or those of one class go wrong"
-    if kind not in self.classes: return PropertyInterpretation(Schema([self.prop]), [self.oof_probs(kind)], self.df, self.df[self.file_col].tolist(), self.path, self.recipe.size)
-    table,rows = self.run_table(kind, 0)[self.rows[kind]],self.rows[kind]
-    probs = torch.from_numpy(self.oof_logits(kind)[rows]).double().softmax(1)
-    return PropertyInterpretation(self.run_schema(kind), [probs], table, table[self.file_col].tolist(), self.path, self.recipe.size)
+    if kind not in self.classes: schema,table,probs = self.run_schema(None),self.df,self.oof_probs(kind)
+    else:
+        schema,rows = self.run_schema(kind),self.rows[kind]
+        table,probs = self.run_table(kind, 0)[rows],torch.from_numpy(self.oof_logits(kind)[rows]).double().softmax(1)
+    return PropertyInterpretation(schema, [probs], table, table[self.file_col].tolist(), self.path, self.recipe.size)
 
 @patch
 def compare(
@@ -511,7 +514,7 @@ def compare(
                          seen=sum(o['seen'] for o in runs), seconds=sum(o['seconds'] for o in runs), models=len(runs)))
     return pd.DataFrame(rows)
 
-# %% ../../nbs/recipes/one_vs_rest.ipynb #f8c0e4c7
+# %% ../../nbs/recipes/one_vs_rest.ipynb #873a124a
 @patch
 def calibrators(
     self:OneVsRest,
@@ -521,6 +524,7 @@ def calibrators(
     z,truth = self.oof_scores,self.prop.encode(self.df[self.label])
     return [fit_calibrator(z[:,i], truth[:,i], method) for i in range(z.shape[1])]
 
+# %% ../../nbs/recipes/one_vs_rest.ipynb #52b9db03
 @patch
 def _class_probs(self:OneVsRest, cls, calibrator, xs, bs):
     "Calibrated probability of `cls` for uint8 pictures (N, H, W, 3), mean over the folds"
@@ -547,7 +551,8 @@ def predict(
         xs = torch.stack([torch.from_numpy(np.array(reader.read(dict(file=o, row=start+i)))) for i,o in enumerate(imgs[start:start+chunk])])
         parts.append(combine_binary(np.stack([self._class_probs(c, curve, xs, bs) for c,curve in zip(self.classes, curves)], 1)))
     probs = np.concatenate(parts) if parts else np.zeros((0, len(self.classes)))
-    return pd.DataFrame({self.label: self.prop.decode(probs), f'p_{self.label}': probs.max(1) if len(probs) else [], **{f'p_{self.label}:{c}': probs[:,i] for i,c in enumerate(self.classes)}})
+    each = {f'p_{self.label}:{c}': probs[:,i] for i,c in enumerate(self.classes)}
+    return pd.DataFrame({self.label: self.prop.decode(probs), f'p_{self.label}': probs.max(1, initial=0), **each})
 
 # %% ../../nbs/recipes/one_vs_rest.ipynb #4f64c456
 @patch(cls_method=True)
@@ -614,7 +619,7 @@ def write_report(
         fig.savefig(self.out_dir/f'{name}.png', dpi=90, bbox_inches='tight')
     return self.out_dir
 
-# %% ../../nbs/recipes/one_vs_rest.ipynb #48542d31
+# %% ../../nbs/recipes/one_vs_rest.ipynb #27b42811
 @call_parse
 def hp_one_vs_rest(
     csv:str,                   # table of pictures
@@ -639,8 +644,8 @@ def hp_one_vs_rest(
 ):
     "Train a yes-or-no model for every class in CSV and fold, combine them, and compare with one softmax model"
     with users_errors():
-        run = one_vs_rest(read_table(csv, [label]), label, path, out_dir, group, file_col, not no_softmax, None, n_workers, not quiet, arch=arch, pretrained=not from_scratch, weights=weights,
-                          take=take, n_folds=folds, epochs=epochs, bs=bs, size=size, lr=lr, seed=seed)
+        settings = dict(arch=arch, pretrained=not from_scratch, weights=weights, take=take, n_folds=folds, epochs=epochs, bs=bs, size=size, lr=lr, seed=seed)
+        run = one_vs_rest(read_table(csv, [label]), label, path, out_dir, group, file_col, not no_softmax, None, n_workers, not quiet, **settings)
         run.write_report()
         print(run.table.groupby('class', sort=False)[['valid_loss', 'accuracy', 'f1_macro', 'majority']].mean().round(3).to_string())
         print(run.compare().round(3).to_string(index=False))
