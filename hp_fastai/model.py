@@ -168,7 +168,7 @@ def _module_groups(backbone):
     groups,stage = {},''
     for n,_ in backbone.named_parameters():
         a,b,*_ = n.split('.')+['']
-        if isinstance(getattr(backbone, a), (nn.Sequential, nn.ModuleList)): stage = f'{a}.{b}'
+        if a!='head' and isinstance(getattr(backbone, a), (nn.Sequential, nn.ModuleList)): stage = f'{a}.{b}'
         groups.setdefault(stage, []).append(n)
     return list(groups.values())
 
