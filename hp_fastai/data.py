@@ -7,7 +7,7 @@ Docs: https://hp-fastai.github.io/hp_fastai/data.html.md"""
 # %% auto #0
 __all__ = ['street_table', 'read_crop', 'preprocess', 'table_items', 'property_block', 'CropReader', 'CropCache', 'TrainOnly',
            'property_augments', 'split_indices', 'property_datablock', 'PropertyDL', 'rarity_weights',
-           'PropertyDataLoaders', 'caption', 'show_crops']
+           'PropertyDataLoaders', 'caption', 'show_crops', 'result_lines']
 
 # %% ../nbs/04_data.ipynb #3358021a
 import hashlib,os,random
@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from fastcore.basics import *
 from fastcore.foundation import L
 from fasttransform import Transform
@@ -25,7 +26,7 @@ from fastai.data.block import DataBlock, MultiCategoryBlock, TransformBlock
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.transforms import ItemGetter, Normalize
 from fastai.vision.augment import aug_transforms, Saturation
-from fastai.torch_core import TensorImage
+from fastai.torch_core import TensorCategory, TensorImage
 from fastai.vision.core import PILImage, imagenet_stats
 from fastai.vision.data import ImageBlock
 from .schema import *
@@ -333,7 +334,28 @@ def show_crops(
         _write_caption(ax, c)
     return fig
 
+# %% ../nbs/04_data.ipynb #f0aa7260
+def result_lines(
+    schema:Schema, # properties
+    targs,         # per property the target (n_classes,) of one crop
+    probs,         # per property its probabilities, or its answer written as a target (n_classes,)
+    width=27,      # letters of a line
+)->list: # a (text, colour) per property, for `show_crops`
+    "Caption with prediction and truth: right black, wrong red with the truth in brackets, unknown grey"
+    res = []
+    for p,t,o in zip(schema, targs, probs):
+        true,pred = p.decode(t[None])[0],p.decode(o[None])[0]
+        known = bool(p.known(t[None])[0])
+        text = f'{p.name}: {pred}' + (f' ({true})' if known and true!=pred else '')
+        res.append((text if len(text)<=width else text[:width-1]+'…', 'grey' if not known else 'black' if true==pred else 'tab:red'))
+    return res
+
 # %% ../nbs/04_data.ipynb #03a05c9a
+@patch(as_prop=True)
+def props(self:PropertyDL):
+    "Properties of which a batch holds targets; empty where there are no labels"
+    return [f.prop for tl in self.dataset.tls[1:] for f in tl.tfms.fs if hasattr(f, 'prop')]
+
 @patch
 def show_batch(
     self:PropertyDL,
@@ -348,9 +370,32 @@ def show_batch(
     if unique: self.get_idxs = lambda: [0]*self.bs
     try: xb,*yb = self.one_batch() if b is None else b
     finally: self.get_idxs = old
-    props = [f.prop for tl in self.dataset.tls[1:] for f in tl.tfms.fs if hasattr(f, 'prop')]
     imgs = self.decode((xb,*yb))[0][:max_n]
-    show_crops(list(imgs), [caption(props, [y[i].cpu() for y in yb]) for i in range(len(imgs))], ncols, figsize)
+    show_crops(list(imgs), [caption(self.props, [y[i].cpu() for y in yb]) for i in range(len(imgs))], ncols, figsize)
+
+# %% ../nbs/04_data.ipynb #e5a0d6a5
+class _Lines(list):
+    "Lines of (text, colour) that draw themselves under a picture"
+    def show(self, ctx, **kwargs): _write_caption(ctx, self); return ctx
+
+@patch
+def show_results(
+    self:PropertyDL,
+    b,            # batch `(xb, *yb)`
+    out,          # answers as `PropertyLoss.decodes` gives them: class numbers (N,), for multi (N, n_classes) bool; a tuple, one per property
+    max_n=8,      # crops to show
+    show=True,    # draw them? False: what fastai's `TensorBoardCallback` logs
+    ncols=4,      # columns of the grid
+    figsize=None, # inches
+    **kwargs,     # taken and not used, as in fastai's signature
+): # None; for `show=False` pictures, a stand-in for the targets, pictures with captions, answers
+    "Show crops with the answers `out` under them, and the truth where it is another"
+    xb,*yb = b
+    out = [o.float() if p.is_multi else F.one_hot(o, p.n_classes).float() for p,o in zip(self.props, tuplify(out))]
+    imgs = L(list(self.decode((xb,*yb))[0][:max_n]))
+    lines = [_Lines(result_lines(self.props, [y[i].cpu() for y in yb], [o[i].cpu() for o in out])) for i in range(len(imgs))]
+    if show: show_crops(list(imgs), lines, ncols, figsize)
+    else: return xb,TensorCategory(0),imgs.map(lambda o: (o, _Lines())),L(lines).map(lambda o: (o,))
 
 # %% ../nbs/04_data.ipynb #c71709ba
 @patch
@@ -363,6 +408,7 @@ def test_dl(
 )->PropertyDL: # in the order of `items`
     "Loader of `items` with the validation preprocessing"
     if items is None: items = self.test
+    if items is None: raise ValueError("these loaders hold no test part: give `items`")
     if isinstance(items, pd.DataFrame): items = table_items(items, self.schema if with_labels else None, self.file_col)
     elif with_labels: raise ValueError("with_labels=True needs a table with one column per property")
     else: items = [o if isinstance(o, dict) else dict(file=o, row=i) for i,o in enumerate(items)]
