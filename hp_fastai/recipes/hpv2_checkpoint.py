@@ -58,7 +58,7 @@ def read_checkpoint(
     "Read the checkpoint `file`, without running anything in it; raises `FileNotFoundError` or `ValueError` that names the file"
     file = Path(file)
     if not file.is_file(): raise FileNotFoundError(f"no checkpoint at {file}")
-    if not zipfile.is_zipfile(file): raise ValueError(f"{file} is no checkpoint: a zip archive as `torch.save` writes it was expected")
+    if not zipfile.is_zipfile(file): raise ValueError(f"{file} is no checkpoint: a whole zip archive as `torch.save` writes it was expected")
     try:
         with zipfile.ZipFile(file) as archive:
             folder = next(o for o in archive.namelist() if o.endswith('/data.pkl')).removesuffix('/data.pkl')

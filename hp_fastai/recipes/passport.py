@@ -7,7 +7,7 @@ Docs: https://hp-fastai.github.io/hp_fastai/recipes/passport.html.md"""
 # %% auto #0
 __all__ = ['HPV2_SCORES', 'HPv2Recipe', 'HPv2Augment', 'WholeCrops', 'Squash', 'MultiStepRate', 'FrozenBackbone', 'RateLog',
            'plot_rates', 'BestCheckpoints', 'plot_training', 'box_in_crop', 'show_training_crops', 'PassportRun',
-           'test_passport', 'train_passport', 'OurRecipe', 'RunningAverage', 'hp_passport']
+           'score_passport', 'train_passport', 'OurRecipe', 'RunningAverage', 'hp_passport']
 
 # %% ../../nbs/recipes/passport.ipynb #59c30bbd
 import json
@@ -315,9 +315,9 @@ def _quiet(learn, on):
     "Context without progress bars and log lines, if `on`"
     return ContextManagers([learn.no_bar(), learn.no_logging()] if on else [])
 
-def _save(fig, file): fig.savefig(file, dpi=90, bbox_inches='tight')
+def _save(fig, file): fig.savefig(file, dpi=90)
 
-def test_passport(
+def score_passport(
     learn:PropertyLearner, # trained
     df:pd.DataFrame,       # table with a `split` column
     out,                   # folder for the files
@@ -353,9 +353,9 @@ def train_passport(
     with _quiet(learn, not progress): files = recipe.fit(learn)
     _save(plot_training(learn.history.table, files), out/'training.png'); _save(plot_rates(learn.rates.table), out/'rates.png')
     if 'box' in df: _save(show_training_crops(df[df['split']=='train'], path, schema, buffer=buffer), out/'training_crops.png')
-    with _quiet(learn, not progress): return test_passport(learn, df, out)
+    with _quiet(learn, not progress): return score_passport(learn, df, out)
 
-# %% ../../nbs/recipes/passport.ipynb #ad6ff3c2
+# %% ../../nbs/recipes/passport.ipynb #d6f8977c
 @dataclass(frozen=True)
 class OurRecipe:
     "One cycle, discriminative rates, averaged weights"
@@ -381,7 +381,7 @@ class OurRecipe:
     pct_start: float = .3        # share of the cycle with a growing rate
     average: float = 1.          # epochs that the running average of the weights reaches back
 
-# %% ../../nbs/recipes/passport.ipynb #c91f398d
+# %% ../../nbs/recipes/passport.ipynb #618f948b
 @patch
 def scaled(
     self:OurRecipe,
@@ -417,7 +417,7 @@ def learner(
     return property_learner(dls, self.arch, pretrained, weights, loss, drop_rate=self.drop_rate, drop_path_rate=self.drop_path_rate, wd=self.wd,
                             path=path, seed=self.seed, **{'cbs': RateLog(), **kwargs})
 
-# %% ../../nbs/recipes/passport.ipynb #2853fbe1
+# %% ../../nbs/recipes/passport.ipynb #eb33b4e4
 class RunningAverage(Callback):
     "Running average of the weights over about `epochs` epochs: validated after each epoch, and kept when the fit ends"
     def __init__(self, epochs=1.): self.epochs = epochs
@@ -440,7 +440,7 @@ class RunningAverage(Callback):
         "Keep the average"
         self._load(self.average)
 
-# %% ../../nbs/recipes/passport.ipynb #24eff362
+# %% ../../nbs/recipes/passport.ipynb #6915caa3
 @patch
 def fit(
     self:OurRecipe,
@@ -456,7 +456,7 @@ def fit(
     learn.fit_one_cycle(self.epochs-self.frozen, slice(lr/self.lr_div, lr), pct_start=self.pct_start, div=5, cbs=RunningAverage(self.average))
     return []
 
-# %% ../../nbs/recipes/passport.ipynb #595e7d44
+# %% ../../nbs/recipes/passport.ipynb #bae6bcf9
 @call_parse
 def hp_passport(
     name:str,              # name of the run: a folder of this name is made in --out
