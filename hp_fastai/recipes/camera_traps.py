@@ -97,7 +97,7 @@ def _spots(animal):
     rows,cols = animal.get('rows', ((),()))
     return [(x+.04*(i%2), y+.02*((j*7+i*3)%4-1.5)/1.5, animal['spot']) for i,y in enumerate(rows) for j,x in enumerate(cols)]
 
-# %% ../../nbs/recipes/camera_traps.ipynb #42e5751b
+# %% ../../nbs/recipes/camera_traps.ipynb #ab77ba7f
 def draw_animal(
     label,       # one of `TRAP_CLASSES`, not 'blank'
     width=160,   # pixels of a body length
@@ -106,7 +106,7 @@ def draw_animal(
 )->Image.Image: # RGBA, transparent around it; 2.2 x 1.5 body lengths, the feet 0.2 above the lower edge
     "Draw the animal `label`, looking to the right"
     if label not in TRAP_ANIMALS: raise KeyError(f"no animal {label!r}; there are {', '.join(TRAP_ANIMALS)}")
-    animal,s = TRAP_ANIMALS[label],width*3
+    animal,s = TRAP_ANIMALS[label],width*2
     img,feet = Image.new('RGBA', (int(s*2.2), int(s*1.5))),(s*.85, s*1.3)
     draw,tones = ImageDraw.Draw(img),_tones(np.array(coat or animal['coat'])*(.5 if night else 1)+(95 if night else 0))
     for tone,points in animal['strokes']:
