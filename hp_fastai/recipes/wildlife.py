@@ -11,8 +11,8 @@ __all__ = ['ORIGINAL_WILDLIFE', 'onehot_labels', 'Competition', 'read_competitio
            'class_probs', 'average_probs', 'check_submission', 'make_submission', 'fold_photos', 'CrossValidation',
            'save_network', 'cross_validate', 'Entry', 'enter_competition', 'hp_wildlife']
 
-# %% ../../nbs/recipes/wildlife.ipynb #fec56f69
-import json,random,re
+# %% ../../nbs/recipes/wildlife.ipynb #38b047b0
+import hashlib,json,random,re
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 import matplotlib.pyplot as plt
@@ -398,7 +398,7 @@ def _fold_scores(comp, valid, probs):
     accuracy = interp.scores().accuracy[0]
     return dict(log_loss=grouped_log_loss(interp)[0], accuracy=accuracy, error_rate=1-accuracy)
 
-# %% ../../nbs/recipes/wildlife.ipynb #a0b17c0e
+# %% ../../nbs/recipes/wildlife.ipynb #cd5d7c31
 def _splits(comp, s, n_folds):
     "Tables with a `split`, one per network"
     if n_folds==1: return [split_photos(comp.train, comp.schema, s.group, s.valid_pct, s.seed)]
@@ -417,22 +417,39 @@ def save_network(
     learn.export(file.with_suffix('.pkl').absolute())
     return file.with_suffix('.pkl')
 
+def _fold_key(comp, s, df):
+    "Text that changes with the settings, the photos, their labels or the split"
+    rows = (df[['id','label','split']],comp.test[['id']])
+    return hashlib.sha256(repr((asdict(s), [o.to_csv(index=False) for o in rows], comp.schema.to_json())).encode()).hexdigest()
+
+def _fold_answers(comp, s, df, file=None, num_workers=None):
+    "Answers of one network for its validation photos and for the test; kept beside the network, and read from there if they are the same again"
+    key,valid = _fold_key(comp, s, df),df[df.split=='valid']
+    kept = np.load(file.with_suffix('.npz')) if file and file.with_suffix('.npz').exists() else {}
+    if 'key' in kept and str(kept['key'])==key: return kept['valid'],kept['test']
+    learn = wildlife_learner(wildlife_dls(df, comp.schema, comp.path, s, num_workers), s)
+    with learn.no_bar(), learn.no_logging(): train_wildlife(learn, s)
+    res = [class_probs(learn, o, s.n_tta, s.seed) for o in (valid, comp.test)]
+    if file:
+        save_network(learn, file, s, _fold_scores(comp, valid, res[0]))
+        np.savez(file.with_suffix('.npz'), key=key, valid=res[0], test=res[1])
+    return res
+
+# %% ../../nbs/recipes/wildlife.ipynb #3a876126
 def cross_validate(
     comp:Competition,  # photos
     settings=None,     # None: `WildlifeSettings()`
     n_folds=5,         # networks; 1: a single split
-    out=None,          # folder to keep the networks in; None: they are not kept
+    out=None,          # folder to keep networks and answers in; None: they are not kept
     num_workers=None,  # processes that decode; None: fastai's default
 )->CrossValidation: # answers about training and test photos, and scores
     "Train `n_folds` networks, each without one fold of the sites, and let each answer for that fold and for the test"
     s,parts,test,folds = settings or WildlifeSettings(),[],[],[]
     for i,df in enumerate(_splits(comp, s, n_folds)):
-        learn = wildlife_learner(wildlife_dls(df, comp.schema, comp.path, s, num_workers), s)
-        with learn.no_bar(), learn.no_logging(): train_wildlife(learn, s)
         valid = df[df.split=='valid']
-        parts.append(pd.DataFrame(class_probs(learn, valid, s.n_tta, s.seed), valid.index)); test.append(class_probs(learn, comp.test, s.n_tta, s.seed))
-        folds.append(dict(fold=i, n_train=len(df)-len(valid), n_valid=len(valid), **_fold_scores(comp, valid, parts[-1].to_numpy(copy=True))))
-        if out: save_network(learn, Path(out)/f'{s.arch}_{i}', s, folds[-1])
+        probs,answers = _fold_answers(comp, s, df, Path(out)/f'{s.arch}_{i}' if out else None, num_workers)
+        parts.append(pd.DataFrame(probs, valid.index)); test.append(answers)
+        folds.append(dict(fold=i, n_train=len(df)-len(valid), n_valid=len(valid), **_fold_scores(comp, valid, probs)))
     probs = pd.concat(parts).sort_index()
     rows,probs = comp.train.loc[probs.index],probs.to_numpy(copy=True)
     interp = PropertyInterpretation(comp.schema, probs, rows, rows.file_name.tolist(), comp.path, s.size)
