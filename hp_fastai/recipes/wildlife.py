@@ -11,7 +11,7 @@ __all__ = ['ORIGINAL_WILDLIFE', 'onehot_labels', 'Competition', 'read_competitio
            'class_probs', 'average_probs', 'check_submission', 'make_submission', 'fold_photos', 'CrossValidation',
            'save_network', 'cross_validate', 'Entry', 'enter_competition', 'hp_wildlife']
 
-# %% ../../nbs/recipes/wildlife.ipynb #38b047b0
+# %% ../../nbs/recipes/wildlife.ipynb #b3b13309
 import hashlib,json,random,re
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ import pandas as pd
 from fastcore.basics import *
 from fastcore.foundation import L
 from fastcore.script import call_parse
+from fastai.callback.hook import *
 from fastai.callback.schedule import *
 from fastai.data.block import DataBlock
 from fastai.data.transforms import RandomSplitter, get_image_files
@@ -183,7 +184,7 @@ def split_photos(
     valid = RandomSplitter(valid_pct, seed)(df)[1]
     return df.assign(split=np.where(np.isin(np.arange(len(df)), valid), 'valid', 'train'))
 
-# %% ../../nbs/recipes/wildlife.ipynb #78d4c637
+# %% ../../nbs/recipes/wildlife.ipynb #92a4ca46
 @dataclass(frozen=True)
 class WildlifeSettings:
     "How to train; the defaults are the published ones but for `method` and `group`"
@@ -204,6 +205,9 @@ class WildlifeSettings:
     weights:str = None       # file with weights, instead of a download
     arch_kwargs:dict = field(default_factory=dict) # the architecture's own arguments: pad_type...
     seed:int = 42            # of split, head, order, augmentation
+    def __post_init__(self):
+        if self.method not in ('squish', 'crop', 'pad'): raise ValueError(f"method {self.method!r}: expected 'squish', 'crop' or 'pad'")
+        if self.presize<self.size: raise ValueError(f"presize {self.presize} is less than size {self.size}: a training photo is to be cut out of a larger one")
 
 ORIGINAL_WILDLIFE = WildlifeSettings(method='crop', group=None)
 
