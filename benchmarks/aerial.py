@@ -6,8 +6,7 @@
 pictures of one `tile` (group) and tests on those of the other, in both directions. `aerial_tiles` trains on the tiles that are called train and tests on those that are called test. A
 gradient boosting of scikit-learn on colours and local means stands beside the networks: what can be known without learning shapes. Results are written run by run to `results/aerial.csv`, and those already there are
 not made again; `results/aerial.md` is the readable table. No picture is written to `results`."""
-import argparse, resource, tempfile, time, warnings
-from dataclasses import replace
+import argparse, tempfile, time, tracemalloc, warnings
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from PIL import Image
@@ -49,9 +48,9 @@ def tiles_parts(data, seed):
 def recipe(model, part, data, seed):
     "Settings of a model on a part"
     tiny = part=='aerial_tiles'
-    fcnn = AerialSettings(stride=None if tiny else 128, bs=4 if tiny else 8, lr=2e-4 if tiny else 4e-4, epochs=30 if tiny else 6, class_weights=(1,2), seed=seed)
+    fcnn = AerialSettings(stride=None if tiny else 128, normalize='imagenet', bs=8, lr=.02, schedule='one_cycle', epochs=40 if tiny else 4, class_weights=(1,2), seed=seed)
     if model=='fcnn': return fcnn
-    return AerialSettings.unet('mobilenetv2_035', weights=str(data/TRUNK), arch_args=dict(pad_type='same'), stride=128, epochs=25 if tiny else 4, freeze_epochs=2 if tiny else 1, seed=seed)
+    return AerialSettings.unet('mobilenetv2_035', weights=str(data/TRUNK), arch_args=dict(pad_type='same'), stride=128, epochs=25 if tiny else 3, freeze_epochs=2 if tiny else 1, seed=seed)
 
 def features(image):
     "Colour, local means and deviation of each pixel `(H*W, 12)`"
@@ -60,13 +59,13 @@ def features(image):
     dev = np.sqrt(np.maximum(uniform_filter(x**2, (7,7,1))-uniform_filter(x, (7,7,1))**2, 0))
     return np.concatenate([x, *means, dev], -1).reshape(-1, 12)
 
-def fit_colours(train, seed, n=20000):
+def fit_colours(train, seed, n=10000):
     "Gradient boosting on `n` pixels of each picture"
     rng,xs,ys = np.random.default_rng(seed),[],[]
     for o in train:
         rows = rng.choice(o.mask.size, min(n, o.mask.size//4), replace=False)
         xs.append(features(o)[rows]); ys.append(o.mask.ravel()[rows])
-    return HistGradientBoostingClassifier(random_state=seed, max_iter=150).fit(np.concatenate(xs), np.concatenate(ys))
+    return HistGradientBoostingClassifier(random_state=seed, max_iter=100).fit(np.concatenate(xs), np.concatenate(ys))
 
 def score(images, probs):
     "Scores over all pixels of all pictures"
@@ -160,7 +159,6 @@ def run_speed(csv, work, seed):
         add_rows(csv, 'speed', 'ours', seed, {f'predict_megapixels_per_second_tiles_of_{size}': img.width*img.height/1e6/took}, took)
     for rows in (4000,16000):
         image = np.lib.format.open_memmap(work/'tall.npy', 'w+', np.uint8, (rows,1024,3)); out = np.lib.format.open_memmap(work/'probs.npy', 'w+', np.float32, (rows,1024))
-        import tracemalloc
         tracemalloc.start(); net.predict(work/'tall.npy', size=256, margin=16, ramp=16, out=out); peak = tracemalloc.get_traced_memory()[1]/2**20; tracemalloc.stop()
         add_rows(csv, 'speed', 'ours', seed, {f'numpy_peak_mib_{rows}_rows': peak}, 0)
 

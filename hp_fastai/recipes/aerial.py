@@ -136,7 +136,14 @@ def _read_tags(file):
     if file.suffix.lower() not in ('.tif','.tiff'): return {}
     with _any_size(), Image.open(file) as img: return {k: img.tag_v2[k] for k in GEO_TAGS if k in img.tag_v2}
 
-# %% ../../nbs/recipes/aerial.ipynb #5415d5aa
+# %% ../../nbs/recipes/aerial.ipynb #4ca26505
+def _read_world(file):
+    "The six numbers of a world file"
+    try: world = tuple(map(float, file.read_text().split()))
+    except ValueError: world = ()
+    if len(world)!=6: raise ValueError(f"{file}: six numbers, one a line, make a world file")
+    return world
+
 def read_georef(
     file, # image file
 )->GeoRef: # None where the image says nothing
@@ -144,10 +151,9 @@ def read_georef(
     file = Path(file)
     tags,prj = _read_tags(file),file.with_suffix('.prj')
     world = _tag_world(tags, file)
-    side = next((o for s in (_WORLD_FILES.get(file.suffix.lower(), '.wld'), '.wld', file.suffix+'w') if (o := file.with_suffix(s)).is_file()), None)
-    if world is None and side is not None:
-        try: world = tuple(map(float, side.read_text().split()[:6])); assert len(world)==6
-        except (ValueError, AssertionError): raise ValueError(f"{side}: six numbers, one a line, make a world file") from None
+    endings = (_WORLD_FILES.get(file.suffix.lower(), '.wld'), '.wld', file.suffix+'w')
+    side = next((file.with_suffix(o) for o in endings if file.with_suffix(o).is_file()), None)
+    if world is None and side: world = _read_world(side)
     return None if world is None else GeoRef(world, tags, prj.read_text() if prj.is_file() else '')
 
 # %% ../../nbs/recipes/aerial.ipynb #d696485d
@@ -191,14 +197,14 @@ class AerialImage:
         share = '' if self.mask is None else f', {self.mask.mean():.1%} house'
         return f"{self.name}: {self.size[0]} x {self.size[1]} pixels{share}{', georeferenced' if self.georef else ''}"
 
-# %% ../../nbs/recipes/aerial.ipynb #bad2b830
+# %% ../../nbs/recipes/aerial.ipynb #a7abcd89
 def read_aerial(
-    image,     # path, PIL image, array (H, W, 3) uint8, or an `AerialImage`, which is returned as it is
+    image,     # path, PIL image, array (H, W, 3) uint8, or an `AerialImage`, which keeps what it has
     mask=None, # path, PIL image or array (H, W): 255 or 1 house, 0 background
     name=None, # None: the file's name
 )->AerialImage: # georeferenced if the file is
     "Read an aerial image and its mask"
-    if isinstance(image, AerialImage): return image
+    if isinstance(image, AerialImage): return image if mask is None else replace(image, mask=_read_mask(mask, image.image.shape[:2]))
     file = Path(image) if isinstance(image, (str, Path)) else None
     if file and not file.is_file(): raise FileNotFoundError(f"no image at {file}")
     img = _read_rgb(image)
