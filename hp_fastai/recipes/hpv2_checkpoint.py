@@ -85,7 +85,7 @@ def _check_fit(sd, own, file, arch):
 def load_hpv2(
     file,                  # checkpoint (.ckpt) of Housing Passports v2
     schema:Schema=None,    # None: the housing passports
-    arch='convnextv2_tiny',# timm model of its backbone
+    arch='convnextv2_tiny', # timm model of its backbone
 )->PropertyModel: # in evaluation mode, with the weights of the checkpoint
     "The model in the Lightning checkpoint `file`; no code in it is run, and nothing is downloaded"
     sd = read_checkpoint(file).get('state_dict')

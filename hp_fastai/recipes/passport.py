@@ -46,7 +46,7 @@ from ..cli import baseline_scores, users_errors, write_evaluation
 class HPv2Recipe:
     "The training of Housing Passports v2, setting by setting"
     seed: int = 42               # of everything random
-    arch: str = 'convnextv2_tiny'# timm model, with its ImageNet weights
+    arch: str = 'convnextv2_tiny' # timm model, with its ImageNet weights
     drop_rate: float = .5        # dropout before the linear layer of each head, 0-1
     drop_path_rate: float = .25  # stochastic depth of the backbone, 0-1
     size: int = 512              # pixels of a side; crops are squashed to squares
@@ -274,7 +274,7 @@ def plot_training(
 # %% ../../nbs/recipes/passport.ipynb #68efe3ab
 def box_in_crop(
     box,       # (left, top, right, bottom) in the photo, pixels, or text of them
-    buffer=100,# pixels of context that the crop was clipped with
+    buffer=100, # pixels of context that the crop was clipped with
 )->tuple: # (left, top, right, bottom) in the crop, pixels
     "Where the ground-truth box lies in its crop"
     l,t,r,b = parse_box(box)
@@ -360,7 +360,7 @@ def train_passport(
 class OurRecipe:
     "One cycle, discriminative rates, averaged weights"
     seed: int = 42               # of everything random
-    arch: str = 'convnextv2_tiny'# timm model, with its ImageNet weights
+    arch: str = 'convnextv2_tiny' # timm model, with its ImageNet weights
     drop_rate: float = .2        # dropout before the linear layer of each head, 0-1
     drop_path_rate: float = .1   # stochastic depth of the backbone, 0-1
     size: int = 512              # pixels of a side; crops are squashed to squares
@@ -370,7 +370,7 @@ class OurRecipe:
     loss: str = 'cross_entropy'  # or 'focal'
     gamma: float = 2.            # of the focal loss
     weight_power: float = .5     # class weights: inverse frequency to this power; 0: none, 1: as HPv2
-    property_weights: dict = None# weight of each property in the loss; None: all 1
+    property_weights: dict = None # weight of each property in the loss; None: all 1
     wd: float = .05              # weight decay
     epochs: int = 50             # in all, the frozen ones included
     frozen: int = 5              # epochs of the heads alone
