@@ -335,7 +335,7 @@ def average_probs(
     if len(shapes)!=1: raise ValueError(f"models answered for different photos or classes: {sorted(shapes)}")
     return np.average(np.stack(probs), axis=0, weights=weights)
 
-# %% ../../nbs/recipes/wildlife.ipynb #9ad29697
+# %% ../../nbs/recipes/wildlife.ipynb #136ece23
 def check_submission(
     df:pd.DataFrame,   # index id, one column per class
     form:pd.DataFrame, # submission format
@@ -360,6 +360,8 @@ def make_submission(
 )->pd.DataFrame: # checked, in the order of `form`
     "The answers `probs` in the order of `form`"
     df = pd.DataFrame(np.asarray(probs, float), index=pd.Index(ids, name='id'), columns=list(classes))
+    twice = df.index[df.index.duplicated()]
+    if len(twice): raise ValueError(f"ids given twice: {_few(twice)}")
     _same_ids(df.index.to_series(), form.index.to_series(), 'the answers', 'the form')
     lost = set(form)^set(df)
     if lost: raise ValueError(f"classes of the answers and of the form differ: {sorted(lost)}")
