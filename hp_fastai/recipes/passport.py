@@ -7,7 +7,7 @@ Docs: https://hp-fastai.github.io/hp_fastai/recipes/passport.html.md"""
 # %% auto #0
 __all__ = ['HPV2_SCORES', 'HPv2Recipe', 'HPv2Augment', 'WholeCrops', 'Squash', 'MultiStepRate', 'FrozenBackbone', 'RateLog',
            'plot_rates', 'BestCheckpoints', 'plot_training', 'box_in_crop', 'show_training_crops', 'PassportRun',
-           'score_passport', 'train_passport', 'OurRecipe', 'RunningAverage', 'hp_passport']
+           'score_passport', 'train_passport', 'OurRecipe', 'hp_passport']
 
 # %% ../../nbs/recipes/passport.ipynb #59c30bbd
 import json
@@ -22,7 +22,6 @@ from fastcore.basics import *
 from fastcore.xtras import ContextManagers
 from fastcore.script import call_parse
 from fasttransform import Transform
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.transforms import v2
 from fastai.callback.core import Callback
 from fastai.callback.schedule import *
@@ -418,27 +417,13 @@ def learner(
                             path=path, seed=self.seed, **{'cbs': RateLog(), **kwargs})
 
 # %% ../../nbs/recipes/passport.ipynb #eb33b4e4
-class RunningAverage(Callback):
-    "Running average of the weights over about `epochs` epochs: validated after each epoch, and kept when the fit ends"
-    def __init__(self, epochs=1.): self.epochs = epochs
-    def before_fit(self):
-        "Start a new average"
-        decay = np.exp(-1/(self.epochs*len(self.dls.train))) if self.epochs else 0.
-        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-    def after_batch(self):
-        "Take the new weights in"
-        if self.training: self.average.update_parameters(self.model)
-    def _load(self, average): self.model.load_state_dict(average.module.state_dict())
-    def before_validate(self):
-        "Put the raw weights aside"
-        self.raw = {k: v.clone() for k,v in self.model.state_dict().items()}
-        self._load(self.average)
-    def after_validate(self):
-        "Go on with the raw weights"
-        self.model.load_state_dict(self.raw)
-    def after_fit(self):
-        "Keep the average"
-        self._load(self.average)
+@patch
+def decay(
+    self:OurRecipe,
+    n_batches:int, # batches in an epoch
+)->float: # share of the average that stays in each step, 0-1
+    "Decay of an average that reaches back over `average` epochs"
+    return float(np.exp(-1/(self.average*n_batches))) if self.average else 0.
 
 # %% ../../nbs/recipes/passport.ipynb #6915caa3
 @patch
@@ -453,7 +438,7 @@ def fit(
         learn.fit_one_cycle(self.frozen, heads_lr, pct_start=self.pct_start)
     learn.unfreeze()
     lr = self.lr or heads_lr/5
-    learn.fit_one_cycle(self.epochs-self.frozen, slice(lr/self.lr_div, lr), pct_start=self.pct_start, div=5, cbs=RunningAverage(self.average))
+    learn.fit_one_cycle(self.epochs-self.frozen, slice(lr/self.lr_div, lr), pct_start=self.pct_start, div=5, cbs=AverageWeights(self.decay(len(learn.dls.train)), warmup=False))
     return []
 
 # %% ../../nbs/recipes/passport.ipynb #bae6bcf9
