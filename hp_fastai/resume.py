@@ -111,7 +111,11 @@ class Resume(Callback):
 
 # %% ../nbs/08c_resume.ipynb #4caff52f
 @patch
-def save(self:Resume, epoch, done=False):
+def save(
+    self:Resume,
+    epoch,      # the next one of this `fit`
+    done=False, # is this `fit` finished?
+):
     "Write the state before `epoch` of the last `fit`"
     file = self.learn.path/self.file
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +140,14 @@ def read(
 
 # %% ../nbs/08c_resume.ipynb #a1547de6
 @patch
-def skip_fit(self:Resume, learn, n_epoch, lr, wd, cbs):
+def skip_fit(
+    self:Resume,
+    learn,   # that is about to train
+    n_epoch, # epochs, as `fit` was given them
+    lr,      # learning rate, or None
+    wd,      # weight decay, or None
+    cbs,     # callbacks of this call
+):
     "Count this `fit`; True if it was finished before"
     if any(isinstance(o, LRFinder) for o in cbs): return False
     if learn.opt is None: learn.create_opt()

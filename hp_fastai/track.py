@@ -39,8 +39,8 @@ def git_facts(
     folder='.', # in a git repository
 )->dict: # commit, branch, changed (are there changes that are not committed?); empty outside a repository, or where there is no git
     "State of the git repository around `folder`"
-    def git(*args): return subprocess.run(['git', '-C', str(folder), *args], capture_output=True, text=True, check=True).stdout.strip()
-    try: return dict(commit=git('rev-parse', 'HEAD'), branch=git('rev-parse', '--abbrev-ref', 'HEAD'), changed=bool(git('status', '--porcelain', '-uno')))
+    def _git(*args): return subprocess.run(['git', '-C', str(folder), *args], capture_output=True, text=True, check=True).stdout.strip()
+    try: return dict(commit=_git('rev-parse', 'HEAD'), branch=_git('rev-parse', '--abbrev-ref', 'HEAD'), changed=bool(_git('status', '--porcelain', '-uno')))
     except (FileNotFoundError, subprocess.CalledProcessError): return {}
 
 # %% ../nbs/08b_track.ipynb #99cb49c5
@@ -65,11 +65,11 @@ def confusion_pictures(
 )->dict: # `confusion_` and the name of the property -> matplotlib figure
     "Confusion matrix of each property on the validation part"
     from hp_fastai.interpret import PropertyInterpretation   # a later notebook
-    def figure(view):
+    def _figure(view):
         view.plot_confusion_matrix(normalize=None)
         plt.close(fig := plt.gcf())
         return fig
-    return {f'confusion_{o.prop.name}': figure(o) for o in PropertyInterpretation.from_learner(learn)}
+    return {f'confusion_{o.prop.name}': _figure(o) for o in PropertyInterpretation.from_learner(learn)}
 
 # %% ../nbs/08b_track.ipynb #a145b0c3
 class Tracker(Callback):
@@ -166,13 +166,24 @@ def after_fit(self:Tracker):
     self.end()
 
 @patch
-def after_error(self:Tracker, error):
+def after_error(
+    self:Tracker,
+    error, # exception that broke the training
+):
     "Finish the run with `error`"
     self.end(error)
 
 # %% ../nbs/08b_track.ipynb #21a11d9f
 @patch
-def fit(self:PropertyLearner, n_epoch, lr=None, wd=None, cbs=None, reset_opt=False, start_epoch=0):
+def fit(
+    self:PropertyLearner,
+    n_epoch,         # epochs to train
+    lr=None,         # learning rate; None: `learn.lr`
+    wd=None,         # weight decay; None: `learn.wd`
+    cbs=None,        # callbacks for this call only
+    reset_opt=False, # begin with a new optimizer?
+    start_epoch=0,   # epochs to skip
+):
     "fastai's `fit`; callbacks are asked before in `skip_fit(learn, n_epoch, lr, wd, cbs)` and told of an exception in `after_error(error)`"
     cbs = L(cbs)
     both = [o for o in (*self.cbs, *cbs) if isinstance(o, Callback)]
@@ -208,24 +219,41 @@ class AimTracker(Tracker):
 
 # %% ../nbs/08b_track.ipynb #45975c15
 @patch
-def start(self:AimTracker, settings):
+def start(
+    self:AimTracker,
+    settings, # dict, as `Tracker.start` has it
+):
     "Open a run, or the same one again"
     self.aim_run = _import_aim().Run(self.run_hash, repo=self.repo, experiment=self.experiment, system_tracking_interval=None,
                                      log_system_params=False, capture_terminal_logs=False)
     self.run_hash,self.aim_run['settings'] = self.aim_run.hash,settings
 
 @patch
-def log(self:AimTracker, scalars, step, subset):
+def log(
+    self:AimTracker,
+    scalars, # name -> number
+    step,    # batches trained so far
+    subset,  # 'train' or 'valid'
+):
     "Track `scalars` with the context `subset`"
     for k,v in scalars.items(): self.aim_run.track(v, k, step, self.epochs-1, context=dict(subset=subset))
 
 @patch
-def log_picture(self:AimTracker, name, fig, step, subset):
+def log_picture(
+    self:AimTracker,
+    name,   # of the picture
+    fig,    # matplotlib figure
+    step,   # batches trained so far
+    subset, # 'train' or 'valid'
+):
     "Track `fig` as an image"
     self.aim_run.track(_import_aim().Image(_pixels(fig)), name, step, self.epochs-1, context=dict(subset=subset))
 
 @patch
-def finish(self:AimTracker, error=None):
+def finish(
+    self:AimTracker,
+    error=None, # exception that broke the training
+):
     "Close the run; an error is noted as `run['error']`"
     if error is not None: self.aim_run['error'] = repr(error)
     self.aim_run.close()
@@ -254,18 +282,31 @@ class TensorBoardTracker(Tracker):
     ):
         super().__init__(**kwargs)
         self.folder = str(folder)
-    def start(self, settings):
+    def start(self,
+        settings, # dict, as `Tracker.start` has it
+    ):
         "Open a writer; the settings become a text"
         from torch.utils.tensorboard import SummaryWriter
         self.writer = SummaryWriter(self.folder)
         self.writer.add_text('settings', f'```json\n{json.dumps(settings, indent=1)}\n```', self.steps)
-    def log(self, scalars, step, subset):
+    def log(self,
+        scalars, # name -> number
+        step,    # batches trained so far
+        subset,  # 'train' or 'valid'
+    ):
         "Add `scalars` as name/subset"
         for k,v in scalars.items(): self.writer.add_scalar(f'{k}/{subset}', v, step)
-    def log_picture(self, name, fig, step, subset):
+    def log_picture(self,
+        name,   # of the picture
+        fig,    # matplotlib figure
+        step,   # batches trained so far
+        subset, # 'train' or 'valid'
+    ):
         "Add the figure `fig`"
         self.writer.add_figure(name, fig, step, close=False)
-    def finish(self, error=None):
+    def finish(self,
+        error=None, # exception that broke the training
+    ):
         "Close the writer; an error becomes a text"
         if error is not None: self.writer.add_text('error', repr(error), self.steps)
         self.writer.close()

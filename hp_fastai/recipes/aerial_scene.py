@@ -35,19 +35,28 @@ class _Plan:
     us: np.ndarray # places of the streets along u
     vs: np.ndarray # and along v
 
-    def to_xy(self, u, v):
+    def to_xy(self,
+        u, # along the streets, pixels
+        v, # across them
+    ):
         "Pixels `(..., 2)` of the points `u`, `v`"
         u,v = np.asarray(u, float),np.asarray(v, float)
         du,dv = self.bend*np.sin(v/97+self.phase[0]),self.bend*np.sin(u/131+self.phase[1])
         c,s = math.cos(self.angle),math.sin(self.angle)
         return np.stack([c*(u+du)-s*(v+dv)+self.size[0]/2, s*(u+du)+c*(v+dv)+self.size[1]/2], -1)
 
-    def heading(self, u, v):
+    def heading(self,
+        u, # along the streets, pixels
+        v, # across them
+    ):
         "Direction of `u` in the picture, radians"
         (x0,y0),(x1,y1) = self.to_xy(u-1, v),self.to_xy(u+1, v)
         return math.atan2(y1-y0, x1-x0)
 
-    def block(self, key, pad=0):
+    def block(self,
+        key,   # (i, j), as `us` and `vs` count
+        pad=0, # pixels to leave out on each side
+    ):
         "Bounds (u0, v0, u1, v1) of the block `key` without `pad` pixels on each side"
         i,j = key
         return self.us[i]+pad,self.vs[j]+pad,self.us[i+1]-pad,self.vs[j+1]-pad
@@ -96,11 +105,15 @@ class _House:
     def area(self):
         "Pixels of the footprint; half of a wing lies under the main roof"
         return (self.w+.5)*(self.d+.5)+(self.wing[2]*self.wing[3]*.47 if self.wing else 0)
-    def at(self, pts):
+    def at(self,
+        pts, # (n, 2), pixels from the centre along and across the ridge
+    ):
         "Pixels of points `(a, b)`"
         c,s = math.cos(self.angle),math.sin(self.angle)
         return np.asarray(pts, float)@np.array([[c,s],[-s,c]])+self.xy
-    def corners(self, part):
+    def corners(self,
+        part, # (a, b, w, d), one of `parts`
+    ):
         "Its four corners, in pixels"
         a,b,w,d = part
         return self.at([(a-w/2,b-d/2),(a+w/2,b-d/2),(a+w/2,b+d/2),(a-w/2,b+d/2)])
@@ -150,12 +163,12 @@ def _rows(house, part):
 
 def _draw_extras(draw, rng, house, ss):
     "Chimney, skylight, solar panels; a unit on a flat roof"
-    def rect(a, b, w, d, ink): draw.polygon(_pts(house.corners((a,b,w,d)), ss), ink)
+    def _rect(a, b, w, d, ink): draw.polygon(_pts(house.corners((a,b,w,d)), ss), ink)
     a,b = rng.uniform(-.3, .3)*house.w,rng.uniform(.1, .3)*house.d*rng.choice([-1,1])
-    if house.roof=='flat': rect(a+1, b+1, 4, 3, _ink(house.hue, .6)); rect(a, b, 4, 3, (196,196,192))
-    elif rng.random()<.6: rect(a+1.2, b+1.2, 2.2, 2.2, _ink(house.hue, .5)); rect(a, b, 2, 2, _ink((150,120,105), rng.uniform(.7, 1.1)))
-    if rng.random()<.14: rect(0, house.d*rng.choice([-.25,.25]), house.w*.5, house.d*.28, (38,46,72))
-    elif rng.random()<.3: rect(-a, -b, 2.4, 1.6, (176,196,208))
+    if house.roof=='flat': _rect(a+1, b+1, 4, 3, _ink(house.hue, .6)); _rect(a, b, 4, 3, (196,196,192))
+    elif rng.random()<.6: _rect(a+1.2, b+1.2, 2.2, 2.2, _ink(house.hue, .5)); _rect(a, b, 2, 2, _ink((150,120,105), rng.uniform(.7, 1.1)))
+    if rng.random()<.14: _rect(0, house.d*rng.choice([-.25,.25]), house.w*.5, house.d*.28, (38,46,72))
+    elif rng.random()<.3: _rect(-a, -b, 2.4, 1.6, (176,196,208))
 
 # %% ../../nbs/recipes/aerial_scene.ipynb #9ddca42e
 def _draw_roof(draw, rng, house, ss):
@@ -217,7 +230,10 @@ def _draw_fields(rng, size, plan):
 class _Town:
     "What stands where: lists of houses, trees, lots, cars (xy, angle) and things (kind, bounds)"
     def __init__(self, plan): self.plan,self.blocks,self.houses,self.trees,self.lots,self.cars,self.things = plan,set(),[],[],[],[],[]
-    def seen(self, xy, pad=12):
+    def seen(self,
+        xy,     # pixels
+        pad=12, # pixels beyond the edge that still count
+    ):
         "Is the point in the picture, or at most `pad` pixels away?"
         return all(-pad<=o<n+pad for o,n in zip(xy, self.plan.size))
 
@@ -277,10 +293,10 @@ def _build_park(rng, town, key):
 def _rank(rng, plan):
     "Blocks (i, j), those that belong most to the town first: near its centre, with some chance"
     cu,cv = (rng.uniform(-.22, .22)*o for o in plan.size)
-    def far(key):
+    def _far(key):
         u0,v0,u1,v1 = plan.block(key); u,v = (u0+u1)/2,(v0+v1)/2
         return math.hypot(u-cu, (v-cv)*1.1)/math.hypot(*plan.size)*2+.35*math.sin(u/210+cu)*math.cos(v/170+cv)+rng.normal(0, .12)
-    return sorted([(i,j) for i in range(len(plan.us)-1) for j in range(len(plan.vs)-1)], key=far)
+    return sorted([(i,j) for i in range(len(plan.us)-1) for j in range(len(plan.vs)-1)], key=_far)
 
 def _visible(house, size):
     "Pixels of the footprint inside the picture, about"
@@ -329,9 +345,9 @@ def _park_cars(rng, town):
 def _draw_car(draw, rng, xy, angle, ss):
     "A car, 9 x 4 pixels, with its shadow and its windows"
     c,s = math.cos(angle),math.sin(angle)
-    def rect(l, w, ink, shift=0): draw.polygon(_pts(np.array([(-l,-w),(l,-w),(l,w),(-l,w)])@np.array([[c,s],[-s,c]])+xy+shift, ss), ink)
+    def _rect(l, w, ink, shift=0): draw.polygon(_pts(np.array([(-l,-w),(l,-w),(l,w),(-l,w)])@np.array([[c,s],[-s,c]])+xy+shift, ss), ink)
     ink = _CARS[rng.integers(len(_CARS))]
-    rect(4.4, 2.2, (46,46,50), 1.1); rect(4.3, 2.1, ink); rect(2., 1.8, (44,50,58)); rect(1.3, 1.7, ink)
+    _rect(4.4, 2.2, (46,46,50), 1.1); _rect(4.3, 2.1, ink); _rect(2., 1.8, (44,50,58)); _rect(1.3, 1.7, ink)
 
 # %% ../../nbs/recipes/aerial_scene.ipynb #eccba31a
 _THINGS = dict(drive=(158,154,146), pool=(86,178,190), patio=(170,150,128), yard=(136,134,130), lawn=(104,128,70), pitch=(92,134,70), court=(168,98,74), pond=(52,74,72))

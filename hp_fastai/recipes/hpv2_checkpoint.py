@@ -20,8 +20,12 @@ class Inert(dict):
     "In place of any object that is no tensor: keeps the items of a dict, and does nothing"
     def __init__(self, *args, **kwargs): super().__init__()
     def __setstate__(self, state): 'Nothing is taken over'
-    def append(self, item): 'Nothing is taken over'
-    def extend(self, items): 'Nothing is taken over'
+    def append(self,
+        item, # left out
+    ): 'Nothing is taken over'
+    def extend(self,
+        items, # left out
+    ): 'Nothing is taken over'
 
 # %% ../../nbs/recipes/hpv2_checkpoint.ipynb #f79acefc
 _DTYPES = dict(FloatStorage=torch.float32, DoubleStorage=torch.float64, HalfStorage=torch.float16, BFloat16Storage=torch.bfloat16, LongStorage=torch.int64,
@@ -39,10 +43,17 @@ class _Reader(pickle.Unpickler):
     def __init__(self, archive, folder):
         self.archive,self.folder,self.storages = archive,folder,{}
         super().__init__(archive.open(f'{folder}/data.pkl'))
-    def find_class(self, module, name):
+    def find_class(self,
+        module, # that the pickle names
+        name,   # of a class or function in it
+    ):
+        "A dtype, a builder of tensors, or `Inert`; nothing is imported"
         if module=='torch' and name in _DTYPES: return _DTYPES[name]
         return self.known.get((module, name), Inert)
-    def persistent_load(self, pid):
+    def persistent_load(self,
+        pid, # (kind, dtype, key, device, number of elements)
+    ):
+        "The flat tensor of one storage, read once"
         _,dtype,key,_,n = pid
         if not isinstance(dtype, torch.dtype): raise ValueError(f'tensors of an unknown type in data/{key}')
         if key not in self.storages: self.storages[key] = self._numbers(key, dtype, n)

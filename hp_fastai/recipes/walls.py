@@ -44,11 +44,17 @@ class _Bricks:
     w: float; h: float; x0: float; y0: float; joint: float
 
     @classmethod
-    def random(cls, rng, size):
+    def random(cls,
+        rng,  # numpy's generator
+        size, # width and height of the picture, pixels
+    ):
+        "A bond of four to nine rows or so"
         h = size[1]/rng.uniform(4, 9)
         return cls(h*rng.uniform(2, 3.2), h, rng.uniform(0, h), rng.uniform(0, h), max(1.5, h*rng.uniform(.06, .14)))
 
-    def locate(self, size):
+    def locate(self,
+        size, # width and height of the picture, pixels
+    ):
         "Row and number of the brick of each pixel, and pixels from its left and upper joint"
         x,y = np.meshgrid(np.arange(size[0])+self.x0, np.arange(size[1])+self.y0)
         row = (y//self.h).astype(int)
