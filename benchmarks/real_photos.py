@@ -9,7 +9,6 @@ import argparse, os, sys, tempfile, time, warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np, pandas as pd, torch
-from fastai.callback.core import Callback
 from fastai.torch_core import set_seed
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
@@ -101,17 +100,6 @@ TASKS = dict(facades=facades_task, street_coco=street_task, houses=houses_task)
 
 # ---- ours ----
 
-class AverageWeights(Callback):
-    "Running average of the weights after each batch; the learner has it when the fit ends"
-    def __init__(self, decay): self.decay = decay
-    def before_fit(self): self.mean = {k: v.detach().clone() for k,v in self.model.state_dict().items()}
-    def after_batch(self):
-        if not self.training: return
-        for k,v in self.model.state_dict().items():
-            if v.is_floating_point(): self.mean[k].lerp_(v.detach(), 1-self.decay)
-            else: self.mean[k].copy_(v)
-    def after_fit(self): self.model.load_state_dict(self.mean)
-
 def train(task, work, seed, weights):
     "Fine-tuned learner (`weights`: the trunk), or one from scratch with as much computing (None: nothing is frozen, an epoch costs twice), and the seconds it took"
     r = task.recipe
@@ -120,7 +108,7 @@ def train(task, work, seed, weights):
     learn = property_learner(dls, **ARCH, pretrained=False, weights=weights, loss_func=PropertyLoss(task.schema, class_weights, r.property_weights),
                              metrics=[], drop_rate=r.drop_rate, drop_path_rate=r.drop_path_rate, wd=r.wd, seed=seed, log=None)
     learn.model.to(memory_format=torch.channels_last)   # the CPU convolves 1.6 times as fast
-    average,start = AverageWeights(r.average),time.perf_counter()
+    average,start = AverageWeights(r.average, warmup=False),time.perf_counter()
     with learn.no_bar(), learn.no_logging():
         if weights is None: learn.fit_one_cycle((r.frozen+r.epochs+1)//2, r.lr, cbs=average)
         else:
