@@ -163,7 +163,7 @@ def skip_fit(
     if k==len(self.saved['plans']) and self.saved['done']: load_training_state(learn, self.saved); self.saved = None
     return not self.unfinished
 
-# %% ../nbs/08c_resume.ipynb #d0036c5c
+# %% ../nbs/08c_resume.ipynb #b8bd50c2
 @patch
 def first_epoch(
     self:Resume,
@@ -179,6 +179,8 @@ def first_epoch(
 def _do_fit(self:PropertyLearner):
     "Epochs from where a `Resume` among the callbacks begins"
     first = max([o.first_epoch() for o in self.cbs if isinstance(o, Resume)], default=0)
+    bar = getattr(getattr(self, 'progress', None), 'mbar', None)
+    if first and bar is not None: bar.update(0)              # fastprogress starts its clock at 0 only
     for epoch in range(first, self.n_epoch):
         self.epoch = epoch
         self._with_events(self._do_epoch, 'epoch', CancelEpochException)
