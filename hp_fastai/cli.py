@@ -171,26 +171,6 @@ def baseline_scores(
     guess = [np.tile(_most_common(p, train[p.name]), (len(test[p.name]), 1)) for p in schema]
     return score_table(schema, [test[n] for n in schema.names], guess)
 
-# %% ../nbs/12_cli.ipynb #72b10825
-def write_evaluation(
-    interp,   # `PropertyInterpretation`
-    out_dir,  # folder for the files
-    baseline, # `baseline_scores`, to stand beside the model's
-): # DataFrame of the scores, one row per property
-    "Write report.csv, scores.csv, confusion.png and top_losses.png into `out_dir`; return the scores"
-    out = Path(out_dir); out.mkdir(parents=True, exist_ok=True)
-    interp.report().to_csv(out/'report.csv', index=False)
-    base = baseline[['property', 'f1_macro']].rename(columns=dict(f1_macro='baseline_f1_macro'))
-    scores = interp.scores().merge(base, on='property')
-    scores.insert(3, 'baseline_f1_macro', scores.pop('baseline_f1_macro'))
-    scores.to_csv(out/'scores.csv', index=False)
-    _save(interp.plot_confusion_matrix(), out/'confusion.png'); _save(interp.plot_top_losses(8), out/'top_losses.png')
-    return scores
-
-def _save(fig, file):
-    "Write a figure as PNG"
-    fig.savefig(file, dpi=90, bbox_inches='tight')
-
 # %% ../nbs/12_cli.ipynb #d65f7662
 def _train(dls, out, arch, epochs, freeze_epochs, lr, **kwargs):
     "Learner trained on `dls`; log and curves go into `out`"
@@ -214,10 +194,30 @@ def _evaluate(learn, df, out):
 
 def _arch_args(text):
     "Keyword arguments from 'pad_type=same,img_size=384'; what reads as a Python value is one"
-    def value(v):
+    def _value(v):
         try: return ast.literal_eval(v)
         except (ValueError, SyntaxError): return v
-    return {k: value(v) for k,v in _pairs(text, 'arch-args').items()} if text else {}
+    return {k: _value(v) for k,v in _pairs(text, 'arch-args').items()} if text else {}
+
+# %% ../nbs/12_cli.ipynb #72b10825
+def write_evaluation(
+    interp,   # `PropertyInterpretation`
+    out_dir,  # folder for the files
+    baseline, # `baseline_scores`, to stand beside the model's
+): # DataFrame of the scores, one row per property
+    "Write report.csv, scores.csv, confusion.png and top_losses.png into `out_dir`; return the scores"
+    out = Path(out_dir); out.mkdir(parents=True, exist_ok=True)
+    interp.report().to_csv(out/'report.csv', index=False)
+    base = baseline[['property', 'f1_macro']].rename(columns=dict(f1_macro='baseline_f1_macro'))
+    scores = interp.scores().merge(base, on='property')
+    scores.insert(3, 'baseline_f1_macro', scores.pop('baseline_f1_macro'))
+    scores.to_csv(out/'scores.csv', index=False)
+    _save(interp.plot_confusion_matrix(), out/'confusion.png'); _save(interp.plot_top_losses(8), out/'top_losses.png')
+    return scores
+
+def _save(fig, file):
+    "Write a figure as PNG"
+    fig.savefig(file, dpi=90, bbox_inches='tight')
 
 # %% ../nbs/12_cli.ipynb #db518d29
 @call_parse

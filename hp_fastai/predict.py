@@ -263,34 +263,6 @@ def _finish(self:_Parts, problems):
     shutil.rmtree(self.dir)
     return pd.read_csv(report, dtype=dict(photo=str, reason=str, value=str, dropped=bool), keep_default_na=False)
 
-# %% ../nbs/11_predict.ipynb #1dad70e0
-@dataclass(repr=False)
-class PredictResult:
-    "Where the predictions are, and the `report` of all that was wrong"
-    report: pd.DataFrame      # one row per finding: photo, ann_id (of the json, or row of the table), reason, value, dropped
-    n_photos: int             # pictures that were asked for
-    file: Path = None         # CSV or Parquet file with the predictions; None: in memory only
-    memory: pd.DataFrame = None # the predictions, if there is no file
-
-    @property
-    def table(self):
-        "The predictions, read from the file where there is one"
-        if self.file is None: return self.memory
-        return pd.read_parquet(self.file) if self.file.suffix=='.parquet' else pd.read_csv(self.file, dtype=self._dtypes(), keep_default_na=False, na_values=dict(box_scores=['']))
-    def _dtypes(self):
-        "Numbers as numbers, the rest as text"
-        return {c: float if c=='box_scores' or c.startswith('p_') else str for c in pd.read_csv(self.file, nrows=0)}
-    @property
-    def dropped(self):
-        "Boxes or crops that got no prediction"
-        return int(self.report.dropped.sum())
-    @property
-    def reasons(self):
-        "Rows of the report per reason, and how many of them cost a prediction"
-        return self.report.groupby('reason', sort=False).dropped.agg(rows='size', dropped='sum')
-    def __repr__(self): return f"predictions for {self.n_photos:,} pictures{f' in {self.file.name}' if self.file else ''}; {self.dropped:,} boxes or crops left out"
-    def _repr_html_(self): return f'<p>{self}</p>' + (self.reasons.reset_index().to_html(index=False) if len(self.report) else '')
-
 # %% ../nbs/11_predict.ipynb #8edce1f6
 def _predict(bundle, jobs, df, n, img_dir, buffer, out, problems, bs, num_workers, device, progress, full, chunk, resume, amp):
     "Predict the `n` pictures of `jobs`, made of the table `df`, into the file `out` or into memory"
@@ -322,6 +294,34 @@ def _ready(bundle, device):
     if device is not None: bundle.device = torch.device(device); bundle.model.to(bundle.device)
     bundle.model.eval()
     return bundle
+
+# %% ../nbs/11_predict.ipynb #1dad70e0
+@dataclass(repr=False)
+class PredictResult:
+    "Where the predictions are, and the `report` of all that was wrong"
+    report: pd.DataFrame      # one row per finding: photo, ann_id (of the json, or row of the table), reason, value, dropped
+    n_photos: int             # pictures that were asked for
+    file: Path = None         # CSV or Parquet file with the predictions; None: in memory only
+    memory: pd.DataFrame = None # the predictions, if there is no file
+
+    @property
+    def table(self):
+        "The predictions, read from the file where there is one"
+        if self.file is None: return self.memory
+        return pd.read_parquet(self.file) if self.file.suffix=='.parquet' else pd.read_csv(self.file, dtype=self._dtypes(), keep_default_na=False, na_values=dict(box_scores=['']))
+    def _dtypes(self):
+        "Numbers as numbers, the rest as text"
+        return {c: float if c=='box_scores' or c.startswith('p_') else str for c in pd.read_csv(self.file, nrows=0)}
+    @property
+    def dropped(self):
+        "Boxes or crops that got no prediction"
+        return int(self.report.dropped.sum())
+    @property
+    def reasons(self):
+        "Rows of the report per reason, and how many of them cost a prediction"
+        return self.report.groupby('reason', sort=False).dropped.agg(rows='size', dropped='sum')
+    def __repr__(self): return f"predictions for {self.n_photos:,} pictures{f' in {self.file.name}' if self.file else ''}; {self.dropped:,} boxes or crops left out"
+    def _repr_html_(self): return f'<p>{self}</p>' + (self.reasons.reset_index().to_html(index=False) if len(self.report) else '')
 
 # %% ../nbs/11_predict.ipynb #7e44a6b7
 def predict_photos(

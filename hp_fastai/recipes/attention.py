@@ -39,8 +39,11 @@ class SpatialAttention(nn.Module):
         scores = self.score(self.project_local(l)+g)
         return scores.flatten(2).softmax(-1).view_as(scores)
 
-    def forward(self, l, g):
-        "Attended vector (N, num_local)"
+    def forward(self,
+        l:torch.Tensor, # (N, num_local, h, w) local features
+        g:torch.Tensor, # (N, num_global, h', w') global ones
+    )->torch.Tensor: # (N, num_local)
+        "Attended vector of the local features `l`"
         return (self.weights(l, g)*l).sum((2,3))
 
 # %% ../../nbs/recipes/attention.ipynb #355370f1
@@ -74,7 +77,10 @@ class AttentionCNN(nn.Module):
         self.reset_classifier(num_classes)
         self.apply(_init_weights)
 
-    def reset_classifier(self, num_classes, global_pool=None):
+    def reset_classifier(self,
+        num_classes,      # outputs; 0: no classifier
+        global_pool=None, # taken and not used
+    ):
         "A new last layer for `num_classes`; 0: none"
         self.num_classes = num_classes
         self.fc = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
@@ -108,7 +114,12 @@ def forward_head(
     return x if pre_logits else self.fc(x)
 
 @patch
-def forward(self:AttentionCNN, x): return self.forward_head(self.forward_features(x))
+def forward(
+    self:AttentionCNN,
+    x:torch.Tensor, # (N, 3, H, W), normalised
+)->torch.Tensor: # (N, num_classes) logits
+    "Classify pictures"
+    return self.forward_head(self.forward_features(x))
 
 # %% ../../nbs/recipes/attention.ipynb #37f5dad4
 @patch
