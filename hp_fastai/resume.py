@@ -41,11 +41,12 @@ def set_rng_state(
 
 # %% ../nbs/08c_resume.ipynb #c5a0a12e
 RESUME_ATTRS = {Recorder:('lrs', 'iters', 'losses', 'values', 'smooth_loss'), ParamScheduler:('hps',), TrackerCallback:('best', 'wait'),
-                GradientAccumulation:('count',), History:('rows',), Tracker:('steps', 'epochs', 'fits', 'run_hash')}
+                GradientAccumulation:('count',), History:('rows',), AverageWeights:('ema', 'raw', 'step'), Tracker:('steps', 'epochs', 'fits', 'run_hash')}
 
 def _plain(o):
     "Copy of `o` in numbers, texts, tensors, lists, tuples and dicts, which torch reads back without running code"
     if isinstance(o, Metric): return _plain(vars(o))
+    if isinstance(o, torch.nn.Module): return _plain(dict(o.state_dict()))
     if isinstance(o, dict): return {k:_plain(v) for k,v in o.items()}
     if isinstance(o, torch.Tensor): return o.detach().clone().as_subclass(torch.Tensor)
     if isinstance(o, (np.generic, np.ndarray)): return o.tolist()
@@ -83,7 +84,9 @@ def load_training_state(
     if state['scaler']: learn.scaler.load_state_dict(state['scaler'])
     for k,(cb,_) in _callbacks(learn).items():
         for a,v in state['cbs'].get(k, {}).items():
-            if isinstance(vars(cb).get(a), Metric): vars(vars(cb)[a]).update(v)
+            old = vars(cb).get(a)
+            if isinstance(old, Metric): vars(old).update(v)
+            elif isinstance(old, torch.nn.Module): old.load_state_dict(v)
             else: vars(cb)[a] = v
     learn.train_iter = state['train_iter']
     set_rng_state(learn.dls, state['rng'])
