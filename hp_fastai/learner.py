@@ -40,7 +40,7 @@ class History(Callback):
         self.learn.history = self
     def after_epoch(self):
         "Add a row"
-        if hasattr(self.learn, 'lr_finder') or hasattr(self.learn, 'gather_preds'): return
+        if hasattr(self.learn, 'lr_finder') or hasattr(self.learn, 'gather_preds') or self.learn.lock.locked(): return   # `validate` locks
         row = dict(zip(self.recorder.metric_names[1:], self.learn.final_record))
         self.rows.append(dict(epoch=len(self.rows), lr=self.opt.hypers[-1]['lr'], **row))
         if self.fname: self.table.to_csv(self.learn.path/self.fname, index=False)
