@@ -207,21 +207,6 @@ def rarity_weights(
         total[known] += w/w.mean() if len(w) else 0; n += known
     return np.where(n>0, total/np.maximum(n,1), 1.)
 
-# %% ../nbs/04_data.ipynb #78553ecd
-class PropertyDataLoaders(DataLoaders):
-    "fastai `DataLoaders` that carry the `schema` of their table"
-    def __init__(self, *loaders, schema=None, reader=None, file_col='file_name', test=None, path='.', device=None):
-        self.schema,self.reader,self.file_col,self.test = schema,reader,file_col,test
-        super().__init__(*loaders, path=path, device=device)
-    @property
-    def size(self):
-        "Pixels of a side"
-        return self.reader.size
-    def new_empty(self):
-        "The same loaders without data, as `learn.export` wants them"
-        loaders = [dl.new(dl.dataset.new_empty()) for dl in self.loaders]
-        return type(self)(*loaders, schema=self.schema, reader=CropReader('.', self.size), file_col=self.file_col, path=self.path, device=self.device)
-
 # %% ../nbs/04_data.ipynb #5aa2c545
 def _check_files(df, path, file_col):
     "Raise `FileNotFoundError` that names the first crops of `df` that are not there"
@@ -240,6 +225,21 @@ def _sampling(df, schema, sampler):
     if len(w)!=len(df) or not (np.isfinite(w).all() and (w>=0).all() and w.any()):
         raise ValueError(f"sampler: {len(df)} finite weights of at least 0 were expected, one per training row, not all 0; got {len(w)}")
     return w
+
+# %% ../nbs/04_data.ipynb #78553ecd
+class PropertyDataLoaders(DataLoaders):
+    "fastai `DataLoaders` that carry the `schema` of their table"
+    def __init__(self, *loaders, schema=None, reader=None, file_col='file_name', test=None, path='.', device=None):
+        self.schema,self.reader,self.file_col,self.test = schema,reader,file_col,test
+        super().__init__(*loaders, path=path, device=device)
+    @property
+    def size(self):
+        "Pixels of a side"
+        return self.reader.size
+    def new_empty(self):
+        "The same loaders without data, as `learn.export` wants them"
+        loaders = [dl.new(dl.dataset.new_empty()) for dl in self.loaders]
+        return type(self)(*loaders, schema=self.schema, reader=CropReader('.', self.size), file_col=self.file_col, path=self.path, device=self.device)
 
 # %% ../nbs/04_data.ipynb #3769541e
 @patch(cls_method=True)
@@ -376,7 +376,13 @@ def show_batch(
 # %% ../nbs/04_data.ipynb #e5a0d6a5
 class _Lines(list):
     "Lines of (text, colour) that draw themselves under a picture"
-    def show(self, ctx, **kwargs): _write_caption(ctx, self); return ctx
+    def show(self,
+        ctx,      # axes with the picture
+        **kwargs, # taken and not used, as in fastai's signature
+    ): # the axes
+        "Write the lines under the picture"
+        _write_caption(ctx, self)
+        return ctx
 
 @patch
 def show_results(

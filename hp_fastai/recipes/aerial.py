@@ -113,7 +113,10 @@ class GeoRef:
     tags: dict = field(default_factory=dict) # GeoTIFF tags, number -> value
     prj: str = ''                            # text of the .prj
 
-    def xy(self, column, row):
+    def xy(self,
+        column, # number or array; 0 is the middle of the first pixel
+        row,    # the same
+    ):
         "Map coordinates (x, y) of the middle of a pixel; numbers or arrays"
         a,d,b,e,c,f = self.world
         return a*column+b*row+c,d*column+e*row+f
@@ -468,12 +471,19 @@ def house_scores(
 class PixelCounts(PropertyCounts):
     "`PropertyCounts` of pixels: adds up masks"
     def __init__(self): super().__init__(Schema([SURFACE]))
-    def add(self, preds, targs, logits=False):
-        "Count a batch: `preds` (N, 2, H, W), or answers (N, H, W); `targs` (N, H, W)"
+    def add(self,
+        preds,        # (N, 2, H, W), or answers (N, H, W)
+        targs,        # (N, H, W)
+        logits=False, # as in `PropertyCounts.add`
+    ):
+        "Count the pixels of a batch"
         p,t = detuplify(preds),torch.as_tensor(detuplify(targs)).as_subclass(torch.Tensor)
         p = torch.as_tensor(p).as_subclass(torch.Tensor)
         super().add(((p.argmax(1) if p.ndim==t.ndim+1 else p).flatten().long(),), (F.one_hot(t.flatten().long(), 2),), logits)
-    def score(self, which, name=None):
+    def score(self,
+        which,     # one of `HOUSE_SCORES`
+        name=None, # taken and not used: there is one property
+    ):
         "One of `HOUSE_SCORES`"
         return house_scores(self.confusion(SURFACE.name))[which]
 
@@ -494,7 +504,11 @@ class AerialNet(nn.Module):
         super().__init__()
         self.model = model
         self.register_buffer('mean', mean.clone()); self.register_buffer('std', std.clone())
-    def forward(self, x): return self.model((x-self.mean)/self.std)
+    def forward(self,
+        x:torch.Tensor, # (N, 3, H, W), 0-1
+    )->torch.Tensor: # (N, 2, H, W) logits
+        "Normalise `x`, and ask the network"
+        return self.model((x-self.mean)/self.std)
 
 # %% ../../nbs/recipes/aerial.ipynb #53580cd3
 def image_fingerprint(
@@ -590,7 +604,9 @@ class LossLog(Callback):
     "The loss of every training iteration, over all calls of `fit`, in `learn.loss_log.losses`"
     remove_on_fetch = True
     def __init__(self): self.losses = []
-    def after_create(self): self.learn.loss_log = self
+    def after_create(self):
+        "Show itself as `learn.loss_log`"
+        self.learn.loss_log = self
     def after_batch(self):
         "Note the loss"
         if self.training and not hasattr(self.learn, 'lr_finder'): self.losses.append(self.loss.item())
@@ -605,7 +621,9 @@ class KeepBest(Callback):
     "Writes `best_NAME.safetensors` into `path` whenever a score of `monitor` rises, and `last.safetensors` after each epoch"
     order,remove_on_fetch = 62,True   # after `History`
     def __init__(self, path, monitor=('accuracy','f1')): self.folder,self.best = Path(path),dict.fromkeys(monitor, -1.)
-    def before_fit(self): self.seen = [image_fingerprint(o) for o in self.dls.train_images]
+    def before_fit(self):
+        "Note the fingerprints of the training images"
+        self.seen = [image_fingerprint(o) for o in self.dls.train_images]
     def after_epoch(self):
         "Write what has become better"
         if hasattr(self.learn, 'lr_finder') or hasattr(self.learn, 'gather_preds'): return
@@ -719,10 +737,14 @@ class HouseMap:
     "Probability of house for each pixel of an image"
     probs: np.ndarray  # (H, W) float32, 0-1
     image: AerialImage # what was predicted
-    def mask(self, thresh=.5):
+    def mask(self,
+        thresh=.5, # probability above which a pixel is house
+    ):
         "Where houses are: (H, W) uint8, 255 house"
         return (self.probs>thresh).astype(np.uint8)*255
-    def scores(self, thresh=.5):
+    def scores(self,
+        thresh=.5, # probability above which a pixel is house
+    ):
         "`house_scores` against the image's own mask, over its pixels alone, without any padding"
         if self.image.mask is None: raise ValueError(f"{self.image.name} has no mask to compare with")
         counts = PixelCounts(); counts.add(self.mask(thresh)//255, self.image.mask)

@@ -6,7 +6,7 @@ Docs: https://hp-fastai.github.io/hp_fastai/recipes/one_vs_rest.html.md"""
 
 # %% auto #0
 __all__ = ['add_folds', 'one_vs_rest_rows', 'OneVsRestRecipe', 'BestWeights', 'HalfValidation', 'free_memory', 'OneVsRest',
-           'fit_calibrator', 'calibrate', 'combine_binary', 'compare_runs', 'plot_runs', 'one_vs_rest',
+           'fit_calibrator', 'calibrate', 'combine_binary', 'one_vs_rest', 'compare_runs', 'plot_runs',
            'hp_one_vs_rest']
 
 # %% ../../nbs/recipes/one_vs_rest.ipynb #cd3cf7e5
@@ -169,6 +169,27 @@ class OneVsRest:
         self.rows = {c: one_vs_rest_rows(self.df, label, c, self.recipe.take, [self.recipe.seed, i]) for i,c in enumerate(self.classes)}
         self._claim_folder()
 
+# %% ../../nbs/recipes/one_vs_rest.ipynb #fe6b8716
+@patch
+def _settings(self:OneVsRest):
+    "All that the runs depend on, as plain data"
+    cols = [self.file_col, self.label, 'fold']
+    data = hashlib.sha1(self.df[cols].to_csv(index=False).encode()).hexdigest()[:12]
+    return dict(label=self.label, group=self.group, file_col=self.file_col, classes=list(self.classes), data=data, **asdict(self.recipe))
+
+@patch
+def _claim_folder(self:OneVsRest):
+    "Write settings and table into the folder, or compare with those that are there"
+    file,new = self.out_dir/'settings.json',json.loads(json.dumps(self._settings(), default=str))
+    if file.is_file():
+        old = json.loads(file.read_text())
+        odd = [f'{k} {old.get(k)!r} there, {new[k]!r} here' for k in new if old.get(k)!=new[k]]
+        if odd: raise ValueError(f"{self.out_dir} holds runs with other settings: {'; '.join(odd)}. Take another folder, or the same settings to go on")
+        return
+    self.out_dir.mkdir(parents=True, exist_ok=True)
+    self.df.to_csv(self.out_dir/'table.csv', index=False)
+    file.write_text(json.dumps(new, indent=1))
+
 # %% ../../nbs/recipes/one_vs_rest.ipynb #7c3edfb9
 @patch(as_prop=True)
 def classes(
@@ -208,27 +229,6 @@ def is_done(
 )->bool: # trained and answered?
     "Is this run complete?"
     return (self.run_dir(cls, fold)/'logits.npy').is_file()
-
-# %% ../../nbs/recipes/one_vs_rest.ipynb #fe6b8716
-@patch
-def _settings(self:OneVsRest):
-    "All that the runs depend on, as plain data"
-    cols = [self.file_col, self.label, 'fold']
-    data = hashlib.sha1(self.df[cols].to_csv(index=False).encode()).hexdigest()[:12]
-    return dict(label=self.label, group=self.group, file_col=self.file_col, classes=list(self.classes), data=data, **asdict(self.recipe))
-
-@patch
-def _claim_folder(self:OneVsRest):
-    "Write settings and table into the folder, or compare with those that are there"
-    file,new = self.out_dir/'settings.json',json.loads(json.dumps(self._settings(), default=str))
-    if file.is_file():
-        old = json.loads(file.read_text())
-        odd = [f'{k} {old.get(k)!r} there, {new[k]!r} here' for k in new if old.get(k)!=new[k]]
-        if odd: raise ValueError(f"{self.out_dir} holds runs with other settings: {'; '.join(odd)}. Take another folder, or the same settings to go on")
-        return
-    self.out_dir.mkdir(parents=True, exist_ok=True)
-    self.df.to_csv(self.out_dir/'table.csv', index=False)
-    file.write_text(json.dumps(new, indent=1))
 
 # %% ../../nbs/recipes/one_vs_rest.ipynb #3c378f70
 @patch
@@ -421,9 +421,23 @@ def oof_scores(
 # %% ../../nbs/recipes/one_vs_rest.ipynb #c60133ce
 class _ScoreClassifier(ClassifierMixin, BaseEstimator):
     "Hands the one column of X on as its decision: the models have been trained already"
-    def fit(self, X, y): self.classes_ = np.unique(y); return self
-    def decision_function(self, X): return np.asarray(X)[:,0]
-    def predict(self, X): return self.classes_[(self.decision_function(X)>0).astype(int)]
+    def fit(self,
+        X, # (N, 1) scores
+        y, # (N,) 1 or 0
+    ):
+        "Note the classes"
+        self.classes_ = np.unique(y)
+        return self
+    def decision_function(self,
+        X, # (N, 1) scores
+    ):
+        "The scores `(N,)`"
+        return np.asarray(X)[:,0]
+    def predict(self,
+        X, # (N, 1) scores
+    ):
+        "The class of each score: above 0 is yes"
+        return self.classes_[(self.decision_function(X)>0).astype(int)]
 
 def fit_calibrator(
     scores,           # (N,) logit of yes minus logit of no, of held-out pictures
@@ -569,6 +583,23 @@ def load(
     recipe = OneVsRestRecipe(**{k: o[k] for k in OneVsRestRecipe.__dataclass_fields__})
     return cls(read_table(Path(out_dir)/'table.csv', [o['label']]), o['label'], path, out_dir, recipe, o['group'], o['file_col'], **kwargs)
 
+# %% ../../nbs/recipes/one_vs_rest.ipynb #adea7a36
+def one_vs_rest(
+    df:pd.DataFrame,       # table of pictures
+    label,                 # column of the classes
+    path='.',              # folder that the pictures' paths are relative to
+    out_dir='one_vs_rest', # folder for all that is made; a run that was stopped goes on there
+    group=None,            # column; rows of one group stay in one fold
+    file_col='file_name',  # column with the pictures' paths
+    softmax=True,          # train the softmax model of all classes too?
+    cache=None,            # folder for decoded pictures; None: `out_dir/cache`
+    num_workers=None,      # processes that decode; None: fastai's default
+    progress=True,         # show a progress bar?
+    **kwargs,              # settings of `OneVsRestRecipe`: arch, pretrained, epochs, lr...
+)->OneVsRest: # trained
+    "Train a yes-or-no model for every class and fold, and the softmax model to compare with"
+    return OneVsRest(df, label, path, out_dir, OneVsRestRecipe(**kwargs), group, file_col, cache, num_workers).fit(softmax, progress)
+
 # %% ../../nbs/recipes/one_vs_rest.ipynb #c5625314
 def compare_runs(
     runs:dict, # name -> `OneVsRest`, trained
@@ -589,23 +620,6 @@ def plot_runs(
     ax.legend(fontsize=8, loc='upper center', bbox_to_anchor=(.5, -.1), ncols=3, frameon=False); ax.spines[['top','right']].set_visible(False)
     plt.close(fig)
     return fig
-
-# %% ../../nbs/recipes/one_vs_rest.ipynb #adea7a36
-def one_vs_rest(
-    df:pd.DataFrame,       # table of pictures
-    label,                 # column of the classes
-    path='.',              # folder that the pictures' paths are relative to
-    out_dir='one_vs_rest', # folder for all that is made; a run that was stopped goes on there
-    group=None,            # column; rows of one group stay in one fold
-    file_col='file_name',  # column with the pictures' paths
-    softmax=True,          # train the softmax model of all classes too?
-    cache=None,            # folder for decoded pictures; None: `out_dir/cache`
-    num_workers=None,      # processes that decode; None: fastai's default
-    progress=True,         # show a progress bar?
-    **kwargs,              # settings of `OneVsRestRecipe`: arch, pretrained, epochs, lr...
-)->OneVsRest: # trained
-    "Train a yes-or-no model for every class and fold, and the softmax model to compare with"
-    return OneVsRest(df, label, path, out_dir, OneVsRestRecipe(**kwargs), group, file_col, cache, num_workers).fit(softmax, progress)
 
 # %% ../../nbs/recipes/one_vs_rest.ipynb #8dc676b7
 @patch
