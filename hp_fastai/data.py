@@ -376,7 +376,11 @@ def show_batch(
 # %% ../nbs/04_data.ipynb #e5a0d6a5
 class _Lines(list):
     "Lines of (text, colour) that draw themselves under a picture"
-    def show(self, ctx, **kwargs): _write_caption(ctx, self); return ctx
+    def show(self, ctx, **kwargs):
+        "Draw below `ctx`, in a grid that makes room for it"
+        ctx.figure.set_layout_engine('constrained')
+        _write_caption(ctx, self)
+        return ctx
 
 @patch
 def show_results(
