@@ -380,7 +380,8 @@ class _Lines(list):
         ctx,      # axes with the picture
         **kwargs, # taken and not used, as in fastai's signature
     ): # the axes
-        "Write the lines under the picture"
+        "Write the lines under the picture `ctx`, in a grid that makes room for them"
+        ctx.figure.set_layout_engine('constrained')
         _write_caption(ctx, self)
         return ctx
 

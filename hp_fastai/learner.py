@@ -127,6 +127,17 @@ def property_learner(
     if pretrained or weights is not None: learn.freeze()
     return mixed_precision(learn, amp)
 
+# %% ../nbs/08_learner.ipynb #9b23b505
+@patch
+def freeze_to(
+    self:PropertyLearner,
+    n, # first group that is trained; below 0: counted from the last, -1 are the heads
+):
+    "Freeze the groups before `n`"
+    super(PropertyLearner, self).freeze_to(n)
+    for p in self.model.parameters():
+        if not p.requires_grad: p.grad = None
+
 # %% ../nbs/08_learner.ipynb #4578c2d6
 def plot_history(
     history:pd.DataFrame, # `learn.history.table`
@@ -192,7 +203,7 @@ def show_results(
     b = dl.one_batch()
     with self.no_bar(): probs,targs = self.get_preds(dl=[b])
     probs = tuplify(probs)
-    targs = [torch.full_like(o, np.nan if p.is_multi else 0) for p,o in zip(self.schema, probs)] if targs is None else tuplify(targs)
+    targs = [torch.full_like(o, float('nan') if p.is_multi else 0) for p,o in zip(self.schema, probs)] if targs is None else tuplify(targs)
     imgs = list(dl.decode(b)[0][:max_n])
     show_crops(imgs, [result_lines(self.schema, [t[i] for t in targs], [p[i] for p in probs]) for i in range(len(imgs))], ncols, figsize)
 
