@@ -275,7 +275,7 @@ def add_cb(
 )->PropertyLearner: # the same learner
     "Add the callback `cb`; fastai's `MixUp` and `CutMix` become those for several properties"
     if isinstance(cb, type): cb = cb()
-    if type(cb) in (MixUp, CutMix): cb.__class__ = PropertyMixUp if type(cb) is MixUp else PropertyCutMix
+    if type(cb) in (MixUp, CutMix): object.__setattr__(cb, '__class__', PropertyMixUp if type(cb) is MixUp else PropertyCutMix)   # fastai's own would warn
     return super(PropertyLearner, self).add_cb(cb)
 
 # %% ../nbs/08_learner.ipynb #2d36f534
