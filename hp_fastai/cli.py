@@ -337,7 +337,9 @@ def _demo_predictions(out, df):
     (out/'predictions.csv').unlink(missing_ok=True)
     table = predict_photos(out/'model.safetensors', out/'street/photos', boxes[['image_name', 'boxes']], out/'predictions.csv', progress=False, resume=False).table
     photo = table.image_name.value_counts().sort_index().idxmax()
-    _save(draw_predictions(out/'street/photos'/photo, table[table.image_name==photo]), out/'street.png')
+    rows = table[table.image_name==photo]
+    truth = rows[['image_name', 'boxes']].merge(boxes.assign(boxes=boxes.boxes.map(str)), on=['image_name', 'boxes'], how='left')
+    _save(draw_predictions(out/'street/photos'/photo, rows, truth=truth), out/'street.png')
 
 # %% ../nbs/12_cli.ipynb #680db9df
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>hp_fastai demo</title>
@@ -354,8 +356,8 @@ def demo_page(
 )->Path: # index.html
     "Write a page that shows the pictures and scores in the folder `out`"
     table = scores[['property', 'n_known', 'f1_macro', 'baseline_f1_macro', 'accuracy']].round(3).to_html(index=False, border=0)
-    pics = dict(street='Predictions on a photo that the model never saw', balance='What there is to learn from', audit='Split by drive: no house in two parts',
-                history='Training', confusion='Where it goes wrong: rows are the truth', top_losses='The eight crops with the largest loss')
+    pics = dict(street='Predictions on a photo that the model never saw; what is wrong is red', balance='What there is to learn from', audit='Split by drive: no house in two parts',
+                history='Training', confusion='Where it goes wrong: rows are the truth', top_losses='The eight crops with the largest loss, in the few pixels that the network sees')
     figs = {k: f'<h2>{v}</h2><p><a href="{k}.png"><img src="{k}.png" alt="{escape(v)}"></a></p>' for k,v in pics.items()}
     body = figs.pop('street') + '<h2>Scores on the test part</h2><p>Macro F1, beside always guessing the most common class.</p>' + table + ''.join(figs.values())
     files = ', '.join(f'<a href="{f}">{f}</a>' for f in ('report.csv', 'scores.csv', 'predictions.csv', 'history.csv', 'model.safetensors'))

@@ -93,7 +93,11 @@ def property_block(
 # %% ../nbs/04_data.ipynb #4129aa42
 class CropReader:
     "Reads the crop of an item at `size`; errors name the file and the row"
-    def __init__(self, path, size, cache=None): self.path,self.size,self.cache = Path(path),size,cache
+    def __init__(self,
+        path,       # folder that the items' files are relative to
+        size,       # pixels of a side
+        cache=None, # `CropCache`; None: decode every time
+    ): self.path,self.size,self.cache = Path(path),size,cache
     def __call__(self, item):
         if self.cache is not None and item['file'] in self.cache: return PILImage.create(self.cache[item['file']])
         img = PILImage.create(self.read(item))
@@ -116,7 +120,14 @@ def read(
 # %% ../nbs/04_data.ipynb #067f542d
 class CropCache:
     "Squashed crops in a memory-mapped file, filled as they are first read and shared by all processes"
-    def __init__(self, folder, df, path, size, file_col='file_name'):
+    def __init__(self,
+        folder,               # where the cache lies
+        df,                   # table of crops; a changed file (size or time) gets a new cache
+        path,                 # folder that the files in it are relative to
+        size,                 # pixels of a side
+        file_col='file_name', # column with the files
+    ):
+        if Path(folder).is_file(): raise ValueError(f"cache {folder} is a file; a folder was expected")
         files = list(dict.fromkeys(df[file_col]))
         stats = [(f, s.st_size, s.st_mtime_ns) for f in files for s in [os.stat(Path(path)/f)]]
         key = hashlib.sha1(repr((size, stats)).encode()).hexdigest()[:12]
@@ -184,7 +195,14 @@ def property_datablock(
 # %% ../nbs/04_data.ipynb #66235fcd
 class PropertyDL(TfmdDL):
     "`TfmdDL` that may draw the training crops by `wgts`, and whose `show_batch` names every property"
-    def __init__(self, dataset=None, bs=64, wgts=None, replacement=True, n_draw=None, **kwargs):
+    def __init__(self,
+        dataset=None,     # fastai `Datasets` of crops and targets
+        bs=64,            # crops in a batch
+        wgts=None,        # weights by which crops are drawn, at least 0; None: shuffle
+        replacement=True, # may one crop be drawn twice in an epoch?
+        n_draw=None,      # crops drawn in an epoch; None: as many as there are
+        **kwargs,         # for `TfmdDL`
+    ):
         self.wgts,self.replacement,self.n_draw = None if wgts is None else np.asarray(wgts, float)/np.sum(wgts),replacement,n_draw
         super().__init__(dataset=dataset, bs=bs, **kwargs)
     def get_idxs(self):
@@ -221,7 +239,9 @@ def _sampling(df, schema, sampler):
     if isinstance(sampler, str):
         if sampler not in df: raise KeyError(f"sampler {sampler!r} is neither 'rarity' nor a column; the table has {list(df.columns)}")
         sampler = df[sampler]
-    w = np.asarray(sampler, float)
+    given = pd.Series(np.asarray(sampler))
+    w = pd.to_numeric(given, errors='coerce').to_numpy(float)
+    for i in np.flatnonzero(np.isnan(w) & given.notna()): raise ValueError(f"sampler, row {df.index[i] if len(w)==len(df) else i}: a weight was expected, a number of at least 0; got {given[i]!r}")
     if len(w)!=len(df) or not (np.isfinite(w).all() and (w>=0).all() and w.any()):
         raise ValueError(f"sampler: {len(df)} finite weights of at least 0 were expected, one per training row, not all 0; got {len(w)}")
     return w

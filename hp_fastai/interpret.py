@@ -349,6 +349,7 @@ def top_losses(
 )->tuple: # losses (k,) and numbers of the crops (k,), tensors
     "The `k` crops with the largest (smallest) loss over all properties"
     rows = self.known.any(1).nonzero()[:,0]
+    if not len(rows): raise ValueError(f"none of the {len(self.known)} crops has a known label, so none has a loss")
     losses,i = self.losses[rows].sort(descending=largest, stable=True)
     return losses[:k],rows[i[:k]]
 

@@ -362,18 +362,20 @@ def _draw_box(ax, box, number, color):
     ax.annotate(str(number), (max(l,0), max(t,0)), xytext=(13,-13), textcoords='offset points', ha='center', va='center', color='white', fontsize=11, fontweight='bold',
                 bbox=dict(boxstyle='circle,pad=.28', facecolor=color, edgecolor='white', lw=1.5))
 
-def _draw_card(ax, row, props, number, color, letters):
-    "Labels of one box, each with a bar as long as its probability"
+def _draw_card(ax, row, props, number, color, letters, true=None):
+    "Labels of one box, each with a bar as long as its probability; a wrong one in red, with the `true` one in the bar's place"
     ax.set(xlim=(0,1), ylim=(len(props)+.2,-1)); ax.axis('off')
     ax.text(0, -.62, f'{number}', color='white', fontsize=10, fontweight='bold', va='center', bbox=dict(boxstyle='circle,pad=.25', facecolor=color, lw=0))
     for i,p in enumerate(props):
-        prob = row.get(f'p_{p}')
+        prob,wrong = row.get(f'p_{p}'),true is not None and pd.notna(true[p]) and true[p]!=row[p]
         ax.text(0, i+.3, p, fontsize=8, color='#777777', va='center')
-        ax.text(.33, i+.3, _short_label(row[p], letters), fontsize=9, color='#222222', va='center', fontweight='bold')
+        ax.text(.33, i+.3, _short_label(row[p], letters), fontsize=9, color='#c0392b' if wrong else '#222222', va='center', fontweight='bold')
+        if wrong: ax.text(.33, i+.74, _short_label(f'is {true[p]}', letters+6), fontsize=7.5, color='#c0392b', va='center')
         if prob is None: continue
+        ax.text(1, i+.3, f'{prob:.0%}', fontsize=8, color='#444444', va='center', ha='right')
+        if wrong: continue
         ax.plot((.33,1), (i+.68,)*2, color='#e6e6e6', lw=3, solid_capstyle='butt')
         ax.plot((.33,.33+.67*prob), (i+.68,)*2, color=color, lw=3, solid_capstyle='butt')
-        ax.text(1, i+.3, f'{prob:.0%}', fontsize=8, color='#444444', va='center', ha='right')
 
 def draw_predictions(
     photo,     # path, PIL image or array (H, W, 3) of the photo
@@ -381,8 +383,10 @@ def draw_predictions(
     props=None,# properties to show; None: all of the table
     width=8,   # inches
     ncols=4,   # cards beside each other
+    truth=None,# true labels: a table with as many rows, in the same order; wrong answers turn red, with the truth below. Unknown ones are not judged
 )->plt.Figure: # the figure
     "Photo with its boxes, and below a card for each with labels and probabilities"
+    if truth is not None and len(truth)!=len(rows): raise ValueError(f"truth: {len(rows)} rows were expected, one per row of the predictions; got {len(truth)}")
     img = upright(Image.fromarray(photo) if isinstance(photo, np.ndarray) else photo)
     props = props or [c for c in list(rows)[3:list(rows).index('image_name_clip')]]
     boxes = [parse_box(o) for o in rows.boxes]
@@ -395,7 +399,7 @@ def draw_predictions(
     for n,i in enumerate(order):
         color = CARD_COLOURS[n%len(CARD_COLOURS)]
         _draw_box(ax, boxes[i], n+1, color)
-        _draw_card(fig.add_subplot(grid[1+n//ncols, n%ncols]), rows.iloc[i], props, n+1, color, int(6*width/ncols))
+        _draw_card(fig.add_subplot(grid[1+n//ncols, n%ncols]), rows.iloc[i], props, n+1, color, int(6*width/ncols), None if truth is None else truth.iloc[i])
     plt.close(fig)
     return fig
 
