@@ -9,7 +9,7 @@ __all__ = ['ORIGINAL_WILDLIFE', 'onehot_labels', 'Competition', 'read_competitio
            'photo_hash', 'near_duplicates', 'split_photos', 'WildlifeSettings', 'Presize', 'PhotoReader',
            'wildlife_datablock', 'wildlife_dls', 'ErrorRate', 'wildlife_learner', 'train_wildlife', 'grouped_log_loss',
            'class_probs', 'average_probs', 'check_submission', 'make_submission', 'fold_photos', 'CrossValidation',
-           'save_network', 'cross_validate', 'Entry', 'enter_competition', 'hp_wildlife']
+           'save_network', 'CountEpochs', 'cross_validate', 'Entry', 'enter_competition', 'hp_wildlife']
 
 # %% ../../nbs/recipes/wildlife.ipynb #b3b13309
 import hashlib,json,random,re
@@ -21,10 +21,12 @@ import pandas as pd
 from fastcore.basics import *
 from fastcore.foundation import L
 from fastcore.script import call_parse
+from fastai.callback.core import Callback
 from fastai.callback.hook import *
 from fastai.callback.schedule import *
 from fastai.data.block import DataBlock
 from fastai.data.transforms import RandomSplitter, get_image_files
+from fastai.learner import Recorder
 from fastai.torch_core import set_seed
 from fastai.vision.augment import Resize, aug_transforms
 from fastai.vision.core import PILImage
@@ -32,6 +34,7 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
+from tqdm import tqdm
 from ..schema import *
 from ..clip import upright
 from ..split import *
@@ -40,6 +43,7 @@ from ..loss import PropertyLoss
 from ..metrics import *
 from ..learner import *
 from ..interpret import *
+from ..model import check_arch
 from ..bundle import save_bundle
 from ..cli import users_errors
 from .camera_traps import draw_competition
@@ -86,6 +90,8 @@ def _features(file):
     if lost: raise KeyError(f"columns {lost} not in {file}; it has {list(df.columns)}")
     twice = df.id[df.id.duplicated()]
     if len(twice): raise ValueError(f"{file}: ids given twice: {_few(twice)}")
+    again = df[df.filepath.duplicated(keep=False)]
+    if len(again): raise ValueError(f"{file}: one photo under several ids: {_few(f'{o.filepath} ({o.id})' for o in again.itertuples())}")
     return df.rename(columns=dict(filepath='file_name'))
 
 def _same_ids(a, b, a_name, b_name):
@@ -114,6 +120,9 @@ def read_competition(
     classes = [c for c in form if c!='id']
     if set(classes)!=set(labels)-{'id'}: raise ValueError(f"classes of the submission format {sorted(classes)} and of train_labels.csv {sorted(set(labels)-{'id'})} differ")
     _same_ids(train.id, labels.id, 'train_features.csv', 'train_labels.csv'); _same_ids(test.id, form.id, 'test_features.csv', 'the submission format')
+    for col in ('id', 'file_name'):
+        both = train[col][train[col].isin(test[col])]
+        if len(both): raise ValueError(f"{len(both)} photos are in train_features.csv and in test_features.csv, by their {'id' if col=='id' else 'filepath'}: {_few(both)}")
     for df in (train, test): _check_images(df, path)
     train = train.merge(labels.assign(label=onehot_labels(labels, classes))[['id','label']], on='id')
     return Competition(path, train, test, Schema([Property('label', classes)]), form.set_index('id'))
@@ -207,6 +216,9 @@ class WildlifeSettings:
     seed:int = 42            # of split, head, order, augmentation
     def __post_init__(self):
         if self.method not in ('squish', 'crop', 'pad'): raise ValueError(f"method {self.method!r}: expected 'squish', 'crop' or 'pad'")
+        for k,least in dict(size=1, bs=2, freeze_epochs=0, epochs=1, n_tta=0).items():
+            if getattr(self, k)<least: raise ValueError(f"{k} {getattr(self, k)}: at least {least} was expected")
+        if not (self.lr>0 and 0<self.valid_pct<1 and 0<=self.drop_rate<1): raise ValueError(f"lr {self.lr}, valid_pct {self.valid_pct}, drop_rate {self.drop_rate}: a rate above 0 and shares between 0 and 1 were expected")
         if self.presize<self.size: raise ValueError(f"presize {self.presize} is less than size {self.size}: a training photo is to be cut out of a larger one")
 
 ORIGINAL_WILDLIFE = WildlifeSettings(method='crop', group=None)
@@ -407,6 +419,7 @@ def _fold_scores(comp, valid, probs):
 # %% ../../nbs/recipes/wildlife.ipynb #cd5d7c31
 def _splits(comp, s, n_folds):
     "Tables with a `split`, one per network"
+    if n_folds<1: raise ValueError(f"n_folds {n_folds}: at least 1 was expected")
     if n_folds==1: return [split_photos(comp.train, comp.schema, s.group, s.valid_pct, s.seed)]
     folds = fold_photos(comp.train, s.group, n_folds, s.seed)
     return [comp.train.assign(split=np.where(folds==i, 'valid', 'train')) for i in range(n_folds)]
@@ -424,20 +437,33 @@ def save_network(
     return file.with_suffix('.pkl')
 
 def _fold_key(comp, s, df):
-    "Text that changes with the settings, the photos, their labels or the split"
-    rows = (df[['id','label','split']],comp.test[['id']])
+    "Text that changes with the settings, the photos (name, size or time of the file), their labels or the split"
+    def _stats(o): return [(f, s.st_size, s.st_mtime_ns) for f in o.file_name for s in [(comp.path/f).stat()]]
+    rows = (df[['id','label','split']].assign(file=_stats(df)),comp.test[['id']].assign(file=_stats(comp.test)))
     return hashlib.sha256(repr((asdict(s), [o.to_csv(index=False) for o in rows], comp.schema.to_json())).encode()).hexdigest()
 
-def _fold_answers(comp, s, df, file=None, num_workers=None):
+class CountEpochs(Callback):
+    "Moves the progress bar `bar` on after each epoch, and shows the validation loss there"
+    order = Recorder.order+1
+    def __init__(self,
+        bar, # of tqdm
+    ): self.bar = bar
+    def after_epoch(self):
+        "One epoch more"
+        self.bar.update(); self.bar.set_postfix(loss=f'{self.recorder.values[-1][1]:.3f}')
+
+def _fold_answers(comp, s, df, file=None, num_workers=None, cbs=None):
     "Answers of one network for its validation photos and for the test; kept beside the network, and read from there if they are the same again"
     key,valid = _fold_key(comp, s, df),df[df.split=='valid']
     kept = np.load(file.with_suffix('.npz')) if file and file.with_suffix('.npz').exists() else {}
     if 'key' in kept and str(kept['key'])==key: return kept['valid'],kept['test']
     learn = wildlife_learner(wildlife_dls(df, comp.schema, comp.path, s, num_workers), s)
-    with learn.no_bar(), learn.no_logging(): train_wildlife(learn, s)
+    with learn.no_bar(), learn.no_logging(), learn.added_cbs(cbs): train_wildlife(learn, s)
+    if not np.isfinite(learn.history.table.valid_loss.iloc[-1]): raise ValueError(f"the training of {s.arch} diverged: its loss is not finite; a rate below {s.lr:g} is needed")
     res = [class_probs(learn, o, s.n_tta, s.seed) for o in (valid, comp.test)]
     if file:
         save_network(learn, file, s, _fold_scores(comp, valid, res[0]))
+        learn.history.table.to_csv(file.with_suffix('.csv'), index=False)
         np.savez(file.with_suffix('.npz'), key=key, valid=res[0], test=res[1])
     return res
 
@@ -446,16 +472,22 @@ def cross_validate(
     comp:Competition,  # photos
     settings=None,     # None: `WildlifeSettings()`
     n_folds=5,         # networks; 1: a single split
-    out=None,          # folder to keep networks and answers in; None: they are not kept
+    out=None,          # folder to keep networks, their curves and their answers in; None: they are not kept
     num_workers=None,  # processes that decode; None: fastai's default
+    progress=True,     # show a progress bar, in epochs?
 )->CrossValidation: # answers about training and test photos, and scores
     "Train `n_folds` networks, each without one fold of the sites, and let each answer for that fold and for the test"
     s,parts,test,folds = settings or WildlifeSettings(),[],[],[]
+    check_arch(s.arch)
+    n = s.freeze_epochs+s.epochs
+    bar = tqdm(total=n*n_folds, desc=s.arch, unit='epoch', disable=not progress)
     for i,df in enumerate(_splits(comp, s, n_folds)):
         valid = df[df.split=='valid']
-        probs,answers = _fold_answers(comp, s, df, Path(out)/f'{s.arch}_{i}' if out else None, num_workers)
+        probs,answers = _fold_answers(comp, s, df, Path(out)/f'{s.arch}_{i}' if out else None, num_workers, CountEpochs(bar))
+        bar.update(n*(i+1)-bar.n)
         parts.append(pd.DataFrame(probs, valid.index)); test.append(answers)
         folds.append(dict(fold=i, n_train=len(df)-len(valid), n_valid=len(valid), **_fold_scores(comp, valid, probs)))
+    bar.close()
     probs = pd.concat(parts).sort_index()
     rows,probs = comp.train.loc[probs.index],probs.to_numpy(copy=True)
     interp = PropertyInterpretation(comp.schema, probs, rows, rows.file_name.tolist(), comp.path, s.size)
@@ -478,14 +510,14 @@ def _expected_row(name, interp, groups):
     loss,error = grouped_log_loss(interp, groups)
     return dict(model=name, log_loss=loss, standard_error=error, accuracy=interp.scores().accuracy[0])
 
-def _write_entry(entry, folds, settings):
+def _write_entry(entry, folds, settings, archs):
     "Write all files of `entry`"
     entry.out.mkdir(parents=True, exist_ok=True)
     entry.submission.to_csv(entry.out/'submission.csv')
     entry.expected.to_csv(entry.out/'expected.csv', index=False); folds.to_csv(entry.out/'folds.csv', index=False)
     entry.interp.plot_confusion_matrix(figsize=(7,6.6)).savefig(entry.out/'confusion.png', dpi=90)
     entry.interp.most_confused(5).to_csv(entry.out/'most_confused.csv', index=False)
-    (entry.out/'settings.json').write_text(json.dumps(asdict(settings), indent=1))
+    (entry.out/'settings.json').write_text(json.dumps(dict(asdict(settings), arch=list(archs), n_folds=int(folds.fold.max())+1), indent=1))
 
 # %% ../../nbs/recipes/wildlife.ipynb #35bff3ea
 def enter_competition(
@@ -495,16 +527,19 @@ def enter_competition(
     archs=('resnet34', 'resnet50'), # timm models, averaged
     n_folds=5,                      # networks of each; 1: a single split
     num_workers=None,               # processes that decode; None: fastai's default
+    progress=True,                  # show progress bars?
 )->Entry: # submission and expected scores
     "Cross-validate each of `archs` on the competition in `path`, average their answers and write the submission into `out`"
     comp,s,out = path if isinstance(path, Competition) else read_competition(path),settings or WildlifeSettings(),Path(out)
-    cvs = [cross_validate(comp, replace(s, arch=o), n_folds, out/'networks', num_workers) for o in archs]
+    for o in archs: check_arch(o)
+    if out.is_file(): raise ValueError(f"{out} is a file; a folder was expected")
+    cvs = [cross_validate(comp, replace(s, arch=o), n_folds, out/'networks', num_workers, progress) for o in archs]
     rows,groups = cvs[0].rows,group_rows(cvs[0].rows, s.group)
     interp = PropertyInterpretation(comp.schema, average_probs(*(o.probs for o in cvs)), rows, rows.file_name.tolist(), comp.path, s.size)
     expected = [_expected_row(o.settings.arch, o.interp, groups) for o in cvs]+([_expected_row('mean', interp, groups)] if len(cvs)>1 else [])
     probs = average_probs(*(o.test for o in cvs))
     entry = Entry(make_submission(probs, comp.test.id, comp.schema['label'].classes, comp.form), pd.DataFrame(expected), interp, out)
-    _write_entry(entry, pd.concat([o.folds.assign(arch=o.settings.arch) for o in cvs]), s)
+    _write_entry(entry, pd.concat([o.folds.assign(arch=o.settings.arch) for o in cvs]), s, archs)
     return entry
 
 # %% ../../nbs/recipes/wildlife.ipynb #ab7a5b6c
@@ -529,11 +564,11 @@ def hp_wildlife(
     n_workers:int=None,            # processes that decode; default: all cores
     seed:int=42,                   # of everything random
 ):
-    "Cross-validate, predict and write a submission for the competition in PATH"
-    with users_errors():
+    "Cross-validate, predict and write a submission for the competition in PATH; OUT/networks/*.safetensors answer for other photos through hp_predict"
+    with users_errors(bar=True):
         if draw and (Path(path)/'train_labels.csv').exists(): raise ValueError(f"{path} holds a competition already: nothing was drawn over it")
         if draw: draw_competition(path, draw, max(8, draw//4), seed=seed)
         settings = WildlifeSettings(presize=presize, size=size, method=method, bs=bs, freeze_epochs=freeze_epochs, epochs=epochs, lr=lr, group=group or None,
                                     n_tta=tta, pretrained=not from_scratch, weights=weights, seed=seed)
-        entry = enter_competition(path, out, settings, archs.split(','), folds, n_workers)
+        entry = enter_competition(path, out, settings, [o.strip() for o in archs.split(',')], folds, n_workers)
         print(entry.expected.round(3).to_string(index=False)); print(entry)
