@@ -23,8 +23,10 @@ from fastcore.imports import noop
 from fastcore.script import call_parse
 from fastai.callback.core import Callback
 from fastai.callback.tracker import SaveModelCallback, TrackerCallback
+from fastai.data.transforms import get_image_files
 from fastai.optimizer import Adam
 from fastai.torch_core import to_float
+from PIL import Image
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV, calibration_curve
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
@@ -98,6 +100,10 @@ class OneVsRestRecipe:
     half_valid: bool = None    # validate in half precision? None: on a CUDA GPU (published: yes; a CPU is slower so)
     keep_models: bool = True   # keep a bundle of each model, to predict with? k x n_folds files
     seed: int = 42             # of folds, samples, first weights and the order of pictures
+    def __post_init__(self):
+        for k,least in dict(n_folds=2, epochs=1, bs=2, size=1).items():
+            if getattr(self, k)<least: raise ValueError(f"{k} {getattr(self, k)}: at least {least} was expected")
+        if not (self.lr>0 and 0<self.take<=1): raise ValueError(f"lr {self.lr}, take {self.take}: a rate above 0 and a share of 0 to 1 were expected")
 
 # %% ../../nbs/recipes/one_vs_rest.ipynb #1f3fb4f4
 class BestWeights(SaveModelCallback):
@@ -106,6 +112,10 @@ class BestWeights(SaveModelCallback):
         "Save the weights if they are the best so far"
         TrackerCallback.after_epoch(self)
         if self.new_best: self._save(self.fname)
+    def after_fit(self, **kwargs):
+        "Load the best weights; a training that never had a finite loss is an error"
+        if not np.isfinite(self.best): raise ValueError(f"the training diverged: no epoch had a finite validation loss; a rate below {self.learn.lr:g} is needed")
+        super().after_fit(**kwargs)
 
 # %% ../../nbs/recipes/one_vs_rest.ipynb #6e66eac9
 class HalfValidation(Callback):
@@ -136,12 +146,14 @@ def _check_columns(df, label, group, file_col):
     if missing: raise KeyError(f"columns {missing} not in the table; it has {list(df.columns)}")
     if group and df[group].isna().any(): raise ValueError(f"group {group!r} is empty in {df[group].isna().sum()} rows, the first is row {df.index[df[group].isna()][0]}")
 
-def _known_rows(df, label):
+def _known_rows(df, label, file_col):
     "Property of the column `label`, and the rows of `df` where it is known, with its labels as text"
     prop = Schema.infer(df, [label])[label]
     if prop.is_multi: raise ValueError(f"property {label!r} may have several labels a picture; one-vs-rest folds need one of the classes")
     if prop.n_classes<2: raise ValueError(f"property {label!r} has one class only, {prop.classes[0]!r}: at least two are needed")
     targs = prop.encode(df[label])
+    twice = df.index[df[file_col].map(str).duplicated(keep=False) & prop.known(targs)]
+    if len(twice): raise ValueError(f"{len(twice)} rows share a picture, which could be trained on and held out at once: rows {list(twice[:4])}, {df[file_col][twice[0]]!r}")
     return prop,df.assign(**{label: prop.decode(targs)})[prop.known(targs)].reset_index(drop=True)
 
 # %% ../../nbs/recipes/one_vs_rest.ipynb #9737765d
@@ -163,11 +175,11 @@ class OneVsRest:
         self.recipe,self.num_workers,self.device = recipe or OneVsRestRecipe(),num_workers,device
         self.cache = Path(cache or self.out_dir/'cache')
         _check_columns(df, label, group, file_col)
-        self.prop,known = _known_rows(df, label)
+        self.prop,known = _known_rows(df, label, file_col)
         self.n_unknown = len(df)-len(known)
         self.df = add_folds(known, label, self.recipe.n_folds, group, self.recipe.seed)
         self.rows = {c: one_vs_rest_rows(self.df, label, c, self.recipe.take, [self.recipe.seed, i]) for i,c in enumerate(self.classes)}
-        self._claim_folder()
+        self._check_folder()
 
 # %% ../../nbs/recipes/one_vs_rest.ipynb #fe6b8716
 @patch
@@ -178,17 +190,20 @@ def _settings(self:OneVsRest):
     return dict(label=self.label, group=self.group, file_col=self.file_col, classes=list(self.classes), data=data, **asdict(self.recipe))
 
 @patch
-def _claim_folder(self:OneVsRest):
-    "Write settings and table into the folder, or compare with those that are there"
+def _check_folder(self:OneVsRest):
+    "Raise `ValueError` if the folder holds runs with other settings"
     file,new = self.out_dir/'settings.json',json.loads(json.dumps(self._settings(), default=str))
-    if file.is_file():
-        old = json.loads(file.read_text())
-        odd = [f'{k} {old.get(k)!r} there, {new[k]!r} here' for k in new if old.get(k)!=new[k]]
-        if odd: raise ValueError(f"{self.out_dir} holds runs with other settings: {'; '.join(odd)}. Take another folder, or the same settings to go on")
-        return
-    self.out_dir.mkdir(parents=True, exist_ok=True)
+    if self.out_dir.is_file(): raise ValueError(f"{self.out_dir} is a file; a folder was expected")
+    old = json.loads(file.read_text()) if file.is_file() else new
+    odd = [f'{k} {old.get(k)!r} there, {new[k]!r} here' for k in new if old.get(k)!=new[k]]
+    if odd: raise ValueError(f"{self.out_dir} holds runs with other settings: {'; '.join(odd)}. Take another folder, or the same settings to go on")
+
+@patch
+def _claim_folder(self:OneVsRest):
+    "Write settings and table into the folder, with the first run that is complete"
+    self._check_folder()
     self.df.to_csv(self.out_dir/'table.csv', index=False)
-    file.write_text(json.dumps(new, indent=1))
+    (self.out_dir/'settings.json').write_text(json.dumps(self._settings(), indent=1, default=str))
 
 # %% ../../nbs/recipes/one_vs_rest.ipynb #7c3edfb9
 @patch(as_prop=True)
@@ -314,6 +329,7 @@ def _keep(self:OneVsRest, learn, cls, fold, seconds):
     if self.recipe.keep_models: save_bundle(learn, out/'model.safetensors', scores=_best_epoch(learn.history.table).to_dict())
     info = dict(seconds=round(seconds, 1), train=len(learn.dls.train_ds), valid=len(learn.dls.valid_ds), seen=self.epoch_images(cls, fold)*len(learn.history.rows))
     (out/'run.json').write_text(json.dumps(info))
+    self._claim_folder()
     np.save(out/'part.npy', tuplify(logits)[0].float().numpy())
     os.replace(out/'part.npy', out/'logits.npy')
 
@@ -553,14 +569,15 @@ def _class_probs(self:OneVsRest, cls, calibrator, xs, bs):
 @patch
 def predict(
     self:OneVsRest,
-    imgs,             # pictures: paths relative to `path`, PIL images, arrays (H, W, 3) uint8 or bytes
-    path='.',         # folder that the paths are relative to
+    imgs,             # list of pictures, or one: paths relative to `path`, PIL images, arrays (H, W, 3) uint8 or bytes
+    path=None,        # folder that the paths are relative to; None: that of the training's pictures
     method='sigmoid', # of `fit_calibrator`
     bs=64,            # pictures in a batch
     chunk=500,        # pictures that are in memory at a time
 )->pd.DataFrame: # a row per picture: the label, its probability `p_LABEL`, and `p_LABEL:CLASS` for every class
     "Combined answer of all models for new pictures"
-    curves,reader,parts = self.calibrators(method),CropReader(path, self.recipe.size),[]
+    if isinstance(imgs, (str, Path, bytes, Image.Image)): imgs = [imgs]
+    curves,reader,parts = self.calibrators(method),CropReader(ifnone(path, self.path), self.recipe.size),[]
     for start in range(0, len(imgs), chunk):
         xs = torch.stack([torch.from_numpy(np.array(reader.read(dict(file=o, row=start+i)))) for i,o in enumerate(imgs[start:start+chunk])])
         parts.append(combine_binary(np.stack([self._class_probs(c, curve, xs, bs) for c,curve in zip(self.classes, curves)], 1)))
@@ -634,6 +651,12 @@ def write_report(
     return self.out_dir
 
 # %% ../../nbs/recipes/one_vs_rest.ipynb #27b42811
+def _predict_folder(run, folder):
+    "Answers for the pictures below `folder`, as predictions.csv beside the models"
+    files = sorted(o.relative_to(folder).as_posix() for o in get_image_files(folder))
+    if not files: raise FileNotFoundError(f"no pictures in {folder}")
+    run.predict(files, folder).assign(file_name=files).set_index('file_name').to_csv(run.out_dir/'predictions.csv')
+
 @call_parse
 def hp_one_vs_rest(
     csv:str,                   # table of pictures
@@ -652,15 +675,18 @@ def hp_one_vs_rest(
     size:int=224,              # pixels of a side
     lr:float=1e-4,             # learning rate
     no_softmax:bool=False,     # do not train the softmax model
+    predict:str=None,          # folder of new pictures to answer for, once all models are there: OUT_DIR/predictions.csv
     n_workers:int=None,        # processes that decode; default: all cores
     seed:int=42,               # of everything random
     quiet:bool=False,          # no progress bar
 ):
     "Train a yes-or-no model for every class in CSV and fold, combine them, and compare with one softmax model"
-    with users_errors():
+    with users_errors(bar=not quiet):
+        if predict and not Path(predict).is_dir(): raise FileNotFoundError(f"no folder of new pictures at {predict}")
         settings = dict(arch=arch, pretrained=not from_scratch, weights=weights, take=take, n_folds=folds, epochs=epochs, bs=bs, size=size, lr=lr, seed=seed)
         run = one_vs_rest(read_table(csv, [label]), label, path, out_dir, group, file_col, not no_softmax, None, n_workers, not quiet, **settings)
         run.write_report()
         print(run.table.groupby('class', sort=False)[['valid_loss', 'accuracy', 'f1_macro', 'majority']].mean().round(3).to_string())
         print(run.compare().round(3).to_string(index=False))
+        if predict: _predict_folder(run, predict)
         print(f'tables, pictures and models: {run.out_dir}')
