@@ -6,7 +6,7 @@ Docs: https://hp-fastai.github.io/hp_fastai/learner.html.md"""
 
 # %% auto #0
 __all__ = ['History', 'PropertyLearner', 'DeviceMixedPrecision', 'mixed_precision', 'property_learner', 'plot_history',
-           'PropertyMix', 'PropertyMixUp', 'PropertyCutMix', 'AverageWeights']
+           'PropertyMix', 'PropertyMixUp', 'PropertyCutMix', 'AverageWeights', 'FreezeBatchNorm']
 
 # %% ../nbs/08_learner.ipynb #16955a78
 from pathlib import Path
@@ -304,3 +304,11 @@ class AverageWeights(Callback):
     def after_fit(self):
         "Leave the average in the model"
         self.model.load_state_dict(self.ema.module.state_dict())
+
+# %% ../nbs/08_learner.ipynb #44f2e8ec
+class FreezeBatchNorm(Callback):
+    "Batch norm keeps the mean and variance that it has, and uses them in training too: for fine-tuning with small batches"
+    def before_train(self):
+        "Put the layers into evaluation mode, after fastai has put the model into training mode"
+        for m in self.model.modules():
+            if isinstance(m, torch.nn.modules.batchnorm._BatchNorm): m.eval()
