@@ -31,6 +31,7 @@ from fastai.torch_core import set_seed
 from fastai.vision.augment import Resize, aug_transforms
 from fastai.vision.core import PILImage
 from PIL import Image
+from safetensors.torch import save_model
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
@@ -429,12 +430,13 @@ def save_network(
     file,                      # path without ending
     settings:WildlifeSettings, # how it was trained
     scores=None,               # dict of scores, kept in the bundle
-)->Path: # .safetensors, or .pkl
-    "Keep `learn` as a bundle, or, as bundles squash photos, by `learn.export` where `method` is another"
+)->Path: # .safetensors, or .weights.safetensors
+    "Keep `learn` as a bundle, or, as bundles squash photos, its weights alone where `method` is another"
     file = Path(file); file.parent.mkdir(parents=True, exist_ok=True)
-    if settings.method=='squish': return save_bundle(learn, file.with_suffix('.safetensors'), scores=scores)
-    learn.export(file.with_suffix('.pkl').absolute())
-    return file.with_suffix('.pkl')
+    if settings.method=='squish': return save_bundle(learn, file.with_name(f'{file.name}.safetensors'), scores=scores)
+    file = file.with_name(f'{file.name}.weights.safetensors')
+    save_model(learn.model, file, dict(settings=json.dumps(asdict(settings)), schema=learn.schema.to_json()))
+    return file
 
 def _fold_key(comp, s, df):
     "Text that changes with the settings, the photos (name, size or time of the file), their labels or the split"
@@ -455,7 +457,8 @@ class CountEpochs(Callback):
 def _fold_answers(comp, s, df, file=None, num_workers=None, cbs=None):
     "Answers of one network for its validation photos and for the test; kept beside the network, and read from there if they are the same again"
     key,valid = _fold_key(comp, s, df),df[df.split=='valid']
-    kept = np.load(file.with_suffix('.npz')) if file and file.with_suffix('.npz').exists() else {}
+    npz = file.with_name(f'{file.name}.npz') if file else None       # a name such as resnet50.a1_in1k_0 has no ending
+    kept = np.load(npz) if file and npz.exists() else {}
     if 'key' in kept and str(kept['key'])==key: return kept['valid'],kept['test']
     learn = wildlife_learner(wildlife_dls(df, comp.schema, comp.path, s, num_workers), s)
     with learn.no_bar(), learn.no_logging(), learn.added_cbs(cbs): train_wildlife(learn, s)
@@ -463,8 +466,8 @@ def _fold_answers(comp, s, df, file=None, num_workers=None, cbs=None):
     res = [class_probs(learn, o, s.n_tta, s.seed) for o in (valid, comp.test)]
     if file:
         save_network(learn, file, s, _fold_scores(comp, valid, res[0]))
-        learn.history.table.to_csv(file.with_suffix('.csv'), index=False)
-        np.savez(file.with_suffix('.npz'), key=key, valid=res[0], test=res[1])
+        learn.history.table.to_csv(file.with_name(f'{file.name}.csv'), index=False)
+        np.savez(npz, key=key, valid=res[0], test=res[1])
     return res
 
 # %% ../../nbs/recipes/wildlife.ipynb #3a876126
