@@ -214,6 +214,7 @@ class WildlifeSettings:
     pretrained:bool = True   # download ImageNet weights through timm?
     weights:str = None       # file with weights, instead of a download
     arch_kwargs:dict = field(default_factory=dict) # the architecture's own arguments: pad_type...
+    freeze_bn:bool = False   # keep the statistics of batch norm as they are? Better with small batches, see `FreezeBatchNorm`
     seed:int = 42            # of split, head, order, augmentation
     def __post_init__(self):
         if self.method not in ('squish', 'crop', 'pad'): raise ValueError(f"method {self.method!r}: expected 'squish', 'crop' or 'pad'")
@@ -309,8 +310,10 @@ def train_wildlife(
 )->PropertyLearner: # the same learner
     "`fine_tune` with frozen epochs first; one cycle over all layers where nothing was learned before"
     s = settings or WildlifeSettings()
-    if s.pretrained or s.weights: learn.fine_tune(s.epochs, s.lr, freeze_epochs=s.freeze_epochs)
-    else: learn.fit_one_cycle(s.freeze_epochs+s.epochs, s.lr)
+    cbs = [FreezeBatchNorm()] if s.freeze_bn else []
+    with learn.added_cbs(cbs):
+        if s.pretrained or s.weights: learn.fine_tune(s.epochs, s.lr, freeze_epochs=s.freeze_epochs)
+        else: learn.fit_one_cycle(s.freeze_epochs+s.epochs, s.lr)
     return learn
 
 # %% ../../nbs/recipes/wildlife.ipynb #067bd0e4
