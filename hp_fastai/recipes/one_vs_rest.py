@@ -97,7 +97,6 @@ class OneVsRestRecipe:
     size: int = 224            # pixels of a side
     lr: float = 1e-4           # rate of AdamW, constant, for all layers
     wd: float = .01            # weight decay of AdamW
-    freeze_bn: bool = False    # keep the statistics of batch norm as they are? Better with small batches, see `FreezeBatchNorm`
     half_valid: bool = None    # validate in half precision? None: on a CUDA GPU (published: yes; a CPU is slower so)
     keep_models: bool = True   # keep a bundle of each model, to predict with? k x n_folds files
     seed: int = 42             # of folds, samples, first weights and the order of pictures
@@ -195,7 +194,7 @@ def _check_folder(self:OneVsRest):
     "Raise `ValueError` if the folder holds runs with other settings"
     file,new = self.out_dir/'settings.json',json.loads(json.dumps(self._settings(), default=str))
     if self.out_dir.is_file(): raise ValueError(f"{self.out_dir} is a file; a folder was expected")
-    old = dict(asdict(OneVsRestRecipe()), **json.loads(file.read_text())) if file.is_file() else new   # settings that are newer than the runs had their default
+    old = json.loads(file.read_text()) if file.is_file() else new
     odd = [f'{k} {old.get(k)!r} there, {new[k]!r} here' for k in new if old.get(k)!=new[k]]
     if odd: raise ValueError(f"{self.out_dir} holds runs with other settings: {'; '.join(odd)}. Take another folder, or the same settings to go on")
 
@@ -294,7 +293,7 @@ def learner(
     half = dls.device.type=='cuda' if r.half_valid is None else r.half_valid
     learn = property_learner(dls, r.arch, r.pretrained, r.weights, PropertyLoss(dls.schema), property_metrics(dls.schema, ('accuracy', 'f1_macro'), joint=False),
                              drop_rate=0., drop_path_rate=0., opt_func=partial(Adam, mom=.9, sqr_mom=.99), lr=r.lr, wd=r.wd, path=path, amp=False, seed=r.seed,
-                             cbs=[BestWeights(), *([HalfValidation()] if half else []), *([FreezeBatchNorm()] if r.freeze_bn else [])], **r.arch_args)
+                             cbs=[BestWeights(), *([HalfValidation()] if half else [])], **r.arch_args)
     learn.unfreeze()
     learn.model.to(memory_format=torch.channels_last)   # convolutions are faster so
     return learn
@@ -598,7 +597,7 @@ def load(
     file = Path(out_dir)/'settings.json'
     if not file.is_file(): raise FileNotFoundError(f"no one-vs-rest runs in {out_dir}: settings.json is missing")
     o = json.loads(file.read_text())
-    recipe = OneVsRestRecipe(**{k: o[k] for k in OneVsRestRecipe.__dataclass_fields__ if k in o})
+    recipe = OneVsRestRecipe(**{k: o[k] for k in OneVsRestRecipe.__dataclass_fields__})
     return cls(read_table(Path(out_dir)/'table.csv', [o['label']]), o['label'], path, out_dir, recipe, o['group'], o['file_col'], **kwargs)
 
 # %% ../../nbs/recipes/one_vs_rest.ipynb #adea7a36
