@@ -98,7 +98,7 @@ def _two_colours(rgb, name):
 
 def _mask_band(mask, name):
     "The PIL image `mask` as an array `(H, W)`: its colour or its alpha, whichever says something"
-    if mask.mode[0] in 'IF1': return np.asarray(mask)
+    if mask.mode[0] in 'IF1' or mask.mode=='L' and 'transparency' not in mask.info: return np.asarray(mask)
     rgba = np.asarray(mask.convert('RGBA')); alpha,colour = rgba[...,3],_two_colours(rgba[...,:3], name)
     seen = alpha>alpha.min()
     if not seen.any() or (seen | (colour==0)).all() and colour.any(): return colour       # the alpha says nothing, or the same
@@ -670,7 +670,10 @@ def _opt_func(s):
     return res
 
 # %% ../../nbs/recipes/aerial.ipynb #4a894ffa
-class TrainingDiverged(ValueError): "The loss of a training is no finite number"
+class TrainingDiverged(ValueError):
+    "The loss of a training is no finite number"
+    def __init__(self, reason): super().__init__(reason); self.reason = reason
+    def __str__(self): return self.reason                # without the callback's name, which fastai puts before it
 
 class LossLog(Callback):
     "The loss of every training iteration, over all calls of `fit`, in `learn.loss_log.losses`; one that is not finite ends the training"
@@ -1075,11 +1078,17 @@ def _cli_grid(image, valid, settings, text, out):
     choices = _grid_choices(text)
     df = run_grid(image, valid, settings_grid(settings, **choices), out)
     _replace_file(Path(out)/'grid.csv', lambda part: df.to_csv(part, index=False))
-    print(df[[*choices, *HOUSE_SCORES, 'seconds', *(['problem'] if df.problem.fillna('').any() else [])]].round(4).to_string(index=False))
+    print(df[[*choices, *HOUSE_SCORES, 'seconds', *(['problem'] if df.problem.notna().any() else [])]].round(4).to_string(index=False, na_rep=''))
     print(f"scored on the {'image that they were trained on: how well they fit' if valid is None else 'validation image'}; table: {Path(out)/'grid.csv'}")
 
-def _say_houses(houses, given):
+def _is_finished(out):
+    "Does `out` hold a finished training?"
+    file = Path(out)/'settings.json'
+    return file.exists() and json.loads(file.read_text())['finished']
+
+def _say_houses(houses, given, was_finished):
     "Print scores, and what they are worth"
+    if was_finished and not given['model']: print(f"{given['out']} holds this training already: nothing was trained")
     print(houses)
     if houses.image.mask is not None: print(', '.join(f'{k} {v:.4f}' for k,v in houses.scores().items()))
     if given['model']: return
@@ -1128,5 +1137,6 @@ def hp_aerial(
         town = read_aerial(image, mask) if image else read_aerial(*render_aerial(_numbers(size or '2022,1608', 'size', int), seed=seed), 'rendered town')
         valid = read_aerial(valid_image, valid_mask) if valid_image else None
         if grid: return _cli_grid(town, valid, settings, grid, out)
+        was_finished = _is_finished(out)
         houses = find_houses(town, out=out, model=model, test_image=test_image, test_mask=test_mask, valid=valid, settings=settings, progress=not quiet)
-        _say_houses(houses, given)
+        _say_houses(houses, given, was_finished)
