@@ -81,6 +81,7 @@ def run_model(model, name, train, valid, test, data, work, seed):
         clf = fit_colours(train, seed); took = time.perf_counter()-start
         return score(test, [clf.predict_proba(features(o))[:,1].reshape(o.mask.shape) for o in test]),took,''
     s = recipe(model, name, data, seed)
+    (work/'checkpoint.pt').unlink(missing_ok=True)           # the whole training is timed, not the rest of one that was stopped
     learn = aerial_learner(aerial_dls(train, valid, s), work)
     with learn.no_bar(), learn.no_logging(): fit_aerial(learn)
     took,best = time.perf_counter()-start,load_aerial(work/'best_f1.safetensors')
@@ -93,6 +94,7 @@ def train_overfit(town, s, work):
     "Train on the one image, unless that has been done; minutes and CPU seconds lie beside the models"
     done = work/'done.json'
     if not done.exists():
+        (work/'checkpoint.pt').unlink(missing_ok=True)       # the whole training is timed, not the rest of one that was stopped
         learn = aerial_learner(aerial_dls(town, settings=s), work)
         start,cpu = time.perf_counter(),time.process_time()
         with learn.no_bar(), learn.no_logging(): fit_aerial(learn)
@@ -204,12 +206,13 @@ def _overfit_text(df):
     keys = ('precision','recall','f1','accuracy')
     lines = ['| | precision | recall | F1 | accuracy |', '|---|---|---|---|---|', '| published, another image | ' + ' | '.join(f'{PUBLISHED[k]:.4f}' for k in keys) + ' |']
     notes = []
-    for m,title in dict(fcnn='published settings', fcnn_faster='batch 8, one cycle up to 0.02, input scaled by ImageNet').items():
+    for m,title in dict(fcnn='published settings, {} of the 200 epochs', fcnn_faster='batch 8, one cycle up to 0.02, input scaled by ImageNet, {} epochs').items():
         v = df[df.model==m].groupby('metric').value.mean()
         if not len(v): continue
+        title = title.format(round(v.epochs))
         for kind,how in (('best_f1_','epoch of the best F1, whole map'),('best_f1_recall_','the same map, threshold moved to the published recall'),('best_f1_tiles_','the same epoch, tiles side by side'),('last_','last epoch, whole map'),('last_recall_','the same map, threshold moved to the published recall')):
             lines.append(f'| {title}: {how} | ' + ' | '.join(f'{v[kind+k]:.4f}' for k in keys) + ' |')
-        notes.append(f"{title[0].upper()+title[1:]}: {v.epochs:.0f} epochs, {v.training_tiles:.0f} training tiles, {v.cpu_seconds_per_epoch:.0f} CPU seconds an epoch on one core that others used too. "
+        notes.append(f"{title[0].upper()+title[1:]}: {v.training_tiles:.0f} training tiles, {v.cpu_seconds_per_epoch:.0f} CPU seconds an epoch on one core that others used too. "
                      f"Maps from two grids of tiles differ by {v.grid_mean_difference:.4f} in the mean; {v.grid_other_answers:.2%} of the pixels get another answer.")
     return '\n'.join(lines)+'\n\n'+'\n\n'.join(notes)
 
@@ -226,7 +229,7 @@ def _speed_text(df):
 def write_report(csv, command):
     "Write results/aerial.md from the table of all runs"
     df = pd.read_csv(csv); parts = []
-    if (df.dataset=='overfit').any(): parts.append("## The published mark: fitting one image\n\nTrained and scored on the same rendered image of 2022 x 1608 pixels, with the published settings. This says how well the network can fit, not how well it finds houses elsewhere.\n\n"+_overfit_text(df[df.dataset=='overfit'])+'\n\nScores of every epoch: `aerial_overfit_fcnn.csv` and `aerial_overfit_fcnn_faster.csv`.')
+    if (df.dataset=='overfit').any(): parts.append("## The published mark: fitting one image\n\nTrained and scored on the same rendered image of 2022 x 1608 pixels, with the published settings. This says how well the network can fit, not how well it finds houses elsewhere.\n\n"+_overfit_text(df[df.dataset=='overfit'])+'\n\nScores of every epoch: '+' and '.join(f'`{o}`' for o in (f'aerial_overfit_{m}.csv' for m in OVERFIT) if (RESULTS/o).exists())+'.')
     for name in [o for o in df.dataset.unique() if o.startswith('aerial')]: parts.append(f'## {name}\n\n'+TEXTS[name.split(',')[0]]+'\n\n'+_scores_table(df[df.dataset==name]))
     if (df.dataset=='grid').any(): parts.append('## Settings side by side\n\nTrained 8 epochs on one rendered scene of 1011 x 804 pixels, scored on another.\n\n'+pd.read_csv(RESULTS/'aerial_grid.csv').pipe(_markdown))
     if (df.dataset=='speed').any(): parts.append('## Speed\n\n2022 x 1608 pixels, tiles of 128 with a stride of 64.\n\n'+_speed_text(df[df.dataset=='speed']))

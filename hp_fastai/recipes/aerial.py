@@ -9,17 +9,18 @@ __all__ = ['SURFACE', 'GEO_TAGS', 'NORMALIZE', 'HOUSE_SCORES', 'AERIAL_FORMAT', 
            'save_image', 'AerialImage', 'read_aerial', 'tile_starts', 'read_tile', 'tile_table', 'mean_image',
            'tile_stats', 'AerialSettings', 'TileReader', 'tile_datablock', 'aerial_dls', 'FCNN', 'unet_encoder',
            'aerial_network', 'house_scores', 'PixelCounts', 'pixel_metrics', 'AerialNet', 'image_fingerprint',
-           'save_aerial', 'AerialModel', 'read_aerial_header', 'load_aerial', 'step_schedule', 'LossLog', 'learner_net',
-           'KeepBest', 'aerial_learner', 'fit_aerial', 'plot_aerial_training', 'blend_windows', 'HouseMap',
-           'find_houses', 'hp_aerial', 'settings_grid', 'run_grid']
+           'save_aerial', 'AerialModel', 'read_aerial_header', 'load_aerial', 'step_schedule', 'TrainingDiverged',
+           'LossLog', 'learner_net', 'KeepBest', 'AerialLearner', 'aerial_learner', 'fit_aerial',
+           'plot_aerial_training', 'blend_windows', 'HouseMap', 'find_houses', 'settings_grid', 'run_grid', 'hp_aerial']
 
 # %% ../../nbs/recipes/aerial.ipynb #df48457e
-import hashlib,itertools,json,time
+import hashlib,itertools,json,math,time
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -49,13 +50,16 @@ from safetensors.torch import save_file
 from torch import nn
 from ..schema import *
 from ..clip import upright
+from ..clip import _TURNS, _orientation
 from ..data import *
 from ..model import *
 from ..metrics import *
 from ..learner import *
+from ..resume import *
+from ..resume import _differences
 from ..bundle import *
 from ..bundle import _load_weights, _plain, _replace_file, _safetensors_header
-from ..cli import users_errors
+from ..cli import at_least, users_errors
 from .aerial_scene import *
 
 # %% ../../nbs/recipes/aerial.ipynb #4b7609e3
@@ -66,38 +70,85 @@ def _any_size():
     try: yield
     finally: Image.MAX_IMAGE_PIXELS = limit
 
-def _upright_rgb(file):
-    "Picture `file` as an array `(H, W, 3)` uint8"
+def _upright_rgb(image):
+    "Picture `image` (path or PIL image) as an array `(H, W, 3)` uint8"
     with _any_size():
-        with Image.open(file) as img: mode = img.mode
-        if mode[0] in 'IF': raise ValueError(f"{file}: pixels of mode {mode}, expected 8 bits a band; scale them to 0-255 first")
-        return np.asarray(upright(file))
+        with nullcontext(image) if isinstance(image, Image.Image) else Image.open(image) as img: name,mode = getattr(img, 'filename', '') or 'image',img.mode
+        if mode[0] in 'IF': raise ValueError(f"{name}: pixels of mode {mode}, expected 8 bits a band; scale them to 0-255 first")
+        return np.asarray(upright(image))
 
 def _read_rgb(image):
     "`image` (path, PIL image or array) as an array `(H, W, 3)` uint8; a `.npy` is mapped, not read"
     is_file = isinstance(image, (str, Path))
-    if is_file and Path(image).suffix!='.npy': return _upright_rgb(image)
+    if isinstance(image, Image.Image) or is_file and Path(image).suffix!='.npy': return _upright_rgb(image)
     img = np.load(image, mmap_mode='r') if is_file else np.asarray(image)
     if img.dtype!=np.uint8 or img.ndim!=3 or img.shape[2]!=3: raise ValueError(f"{image if is_file else 'image'}: expected (H, W, 3) of 8 bits, got {img.shape} {img.dtype}")
     return img
 
 # %% ../../nbs/recipes/aerial.ipynb #899d5067
+def _two_colours(rgb, name):
+    "Colours `(H, W, 3)` as one band: the grey, or 255 where it is not black"
+    if (rgb==rgb[...,:1]).all(): return rgb[...,0]
+    code = rgb.astype(np.int32)@np.array([65536,256,1], np.int32)
+    seen = np.unique(code)
+    if len(seen)>2 or len(seen)==2 and seen[0]:
+        few = ', '.join(f'({o>>16},{o>>8&255},{o&255})' for o in seen[:3].tolist())
+        raise ValueError(f"{name}: {len(seen)} colours, {few}{'...' if len(seen)>3 else ''}; expected black and one more, that of the houses")
+    return np.where(code>0, 255, 0).astype(np.uint8)
+
+def _mask_band(mask, name):
+    "The PIL image `mask` as an array `(H, W)`: its colour or its alpha, whichever says something"
+    if mask.mode[0] in 'IF1' or mask.mode=='L' and 'transparency' not in mask.info: return np.asarray(mask)
+    rgba = np.asarray(mask.convert('RGBA')); alpha,colour = rgba[...,3],_two_colours(rgba[...,:3], name)
+    seen = alpha>alpha.min()
+    if not seen.any() or (seen | (colour==0)).all() and colour.any(): return colour       # the alpha says nothing, or the same
+    if colour.min()!=colour.max(): raise ValueError(f"{name}: colour and alpha channel both vary, and not alike; save it without alpha, 255 where houses are")
+    return alpha if len(np.unique(alpha))>2 else seen
+
+# %% ../../nbs/recipes/aerial.ipynb #f9a45ff1
 def _mask_values(mask, name):
     "Values in `mask`; raises `ValueError` where they cannot be those of a mask"
     values = np.unique(mask).tolist()
     if set(values)<={0,1} or set(values)<={0,255}: return values
     few = ', '.join(map(str, values[:6]))+('...' if len(values)>6 else '')
-    raise ValueError(f"{name}: values {few}; expected 0 and 255 (or 0 and 1). If it is a JPEG, `mask>127` makes them")
+    raise ValueError(f"{name}: values {few}; expected 0 and 255 (or 0 and 1). If it is a JPEG, `mask>{values[-1]/2:g}` makes them")
 
-def _read_mask(mask, size):
-    "`mask` (path, PIL image or array) as an array `(H, W)` uint8, 1 where a house is; `size` is that of the image"
+def _exif(image):
+    "EXIF orientation of `image` (path, PIL image or array), 1 (upright) to 8; None where nothing says"
+    if isinstance(image, (str, Path)) and Path(image).suffix!='.npy':
+        with _any_size(), Image.open(image) as img: return _exif(img)
+    if not isinstance(image, Image.Image): return None
+    try: return k if (k := image.getexif().get(0x0112)) in range(1, 9) else None
+    except Exception: return None                       # a damaged EXIF block counts as none
+
+def _turn_mask(mask, name, size, orientation):
+    "The array `mask` turned as the image of `size` was, whose EXIF block had `orientation`"
+    if orientation not in _TURNS or size!=size[::-1] and orientation>4 and mask.shape==size: return mask
+    if mask.shape==size: raise ValueError(f"{name}: the image is turned by its EXIF orientation {orientation}, and the mask has none and fits both ways. "
+        "Save the mask with the image's orientation if it lies as the camera saw it, or with orientation 1 if it is upright")
+    return np.asarray(Image.fromarray(mask).transpose(_TURNS[orientation]))
+
+# %% ../../nbs/recipes/aerial.ipynb #686fa85a
+def _open_mask(mask):
+    "`mask` (path, PIL image or array) as an array `(H, W)`, and its EXIF orientation or None"
+    name,is_file = mask if isinstance(mask, (str, Path)) else 'mask',isinstance(mask, (str, Path))
+    if is_file and not Path(mask).is_file(): raise FileNotFoundError(f"no mask at {mask}")
+    orientation = _exif(mask)
+    with _any_size(): mask = mask if not is_file else np.load(mask, mmap_mode='r') if Path(mask).suffix=='.npy' else Image.open(mask)
+    if not isinstance(mask, Image.Image): mask = np.asarray(mask)
+    if isinstance(mask, np.ndarray) and mask.ndim==3 and mask.dtype==np.uint8 and mask.shape[2] in (3,4): mask = Image.fromarray(mask)
+    if not isinstance(mask, Image.Image): return mask,None
+    mask.load(); turn = _TURNS.get(_orientation(mask))
+    return _mask_band(mask if turn is None else mask.transpose(turn), name),orientation
+
+def _read_mask(mask, size, orientation=1):
+    "`mask` (path, PIL image or array) as an array `(H, W)` uint8, 1 where a house is; `size` is that of the upright image, `orientation` what its EXIF block said"
     name = mask if isinstance(mask, (str, Path)) else 'mask'
-    if isinstance(mask, (str, Path)):
-        with _any_size(): mask = np.load(mask, mmap_mode='r') if Path(mask).suffix=='.npy' else Image.open(mask)
-    mask = np.asarray(mask.convert('L') if isinstance(mask, Image.Image) else mask)
-    if mask.shape!=size: raise ValueError(f"{name}: {mask.shape} pixels (height, width), but the image has {size}")
+    mask,own = _open_mask(mask)
+    if own is not None: orientation = 1
+    if mask.shape not in (size, size[::-1] if orientation>4 else size): raise ValueError(f"{name}: {mask.shape} pixels (height, width), but the image has {size}")
     _mask_values(mask, name)
-    return (mask>0).astype(np.uint8)
+    return _turn_mask((mask>0).astype(np.uint8), name, size, orientation)
 
 # %% ../../nbs/recipes/aerial.ipynb #2dc0c599
 SURFACE = Property('surface', ('background','house')) # what a pixel can be
@@ -191,6 +242,7 @@ class AerialImage:
     mask: np.ndarray = None # (H, W) uint8: 1 house, 0 background; None: not known
     name: str = 'image'     # for tables and errors
     georef: 'GeoRef' = None # see `read_georef`
+    orientation: int = 1    # what the EXIF block of the file said, 1 (upright) to 8; the image is upright whatever it said
 
     @property
     def size(self):
@@ -207,12 +259,13 @@ def read_aerial(
     name=None, # None: the file's name
 )->AerialImage: # georeferenced if the file is
     "Read an aerial image and its mask"
-    if isinstance(image, AerialImage): return image if mask is None else replace(image, mask=_read_mask(mask, image.image.shape[:2]))
+    if isinstance(image, AerialImage): return image if mask is None else replace(image, mask=_read_mask(mask, image.image.shape[:2], image.orientation))
     file = Path(image) if isinstance(image, (str, Path)) else None
     if file and not file.is_file(): raise FileNotFoundError(f"no image at {file}")
-    img = _read_rgb(image)
-    mask = None if mask is None else _read_mask(mask, img.shape[:2])
-    return AerialImage(img, mask, name or (file.name if file else 'image'), read_georef(file) if file else None)
+    orientation,img,georef = _exif(image) or 1,_read_rgb(image),read_georef(file) if file else None
+    if georef and orientation!=1: raise ValueError(f"{file}: its place on earth is that of pixels which its EXIF orientation {orientation} turns; save it upright, with the place that it has then")
+    mask = None if mask is None else _read_mask(mask, img.shape[:2], orientation)
+    return AerialImage(img, mask, name or (file.name if file else 'image'), georef, orientation)
 
 # %% ../../nbs/recipes/aerial.ipynb #768f113a
 def tile_starts(
@@ -317,15 +370,22 @@ class AerialSettings:
     def __post_init__(self): _check_settings(self)
 
 # %% ../../nbs/recipes/aerial.ipynb #c26651d0
+_LEAST = dict(W=8, bs=1, halve_every=1, epochs=1, freeze_epochs=0) # 8 pixels: what a margin and a ramp of two pixels on each side need
 _CHOICES = dict(up=('nearest','bilinear','learned'), normalize=NORMALIZE, optimizer=('sgd','adam'), schedule=('step','one_cycle'))
 
 def _check_settings(s):
     "Raise `ValueError` for settings that cannot be"
     for k,v in _CHOICES.items():
         if getattr(s, k) not in v: raise ValueError(f"{k}: {getattr(s, k)!r} is none of {', '.join(v)}")
-    for k in ('W','bs','halve_every','epochs'):
-        if getattr(s, k)<1: raise ValueError(f"{k}: expected at least 1, got {getattr(s, k)}")
-    if s.stride is not None and not 0<s.stride<=s.W: raise ValueError(f"stride: expected 1 to W={s.W}, got {s.stride}")
+    for k,least in _LEAST.items():
+        v = getattr(s, k)
+        if not (v>=least and v==int(v)): raise ValueError(f"{k}: expected a whole number of at least {least}, got {v}")
+    if not 0<s.lr<math.inf: raise ValueError(f"lr: expected a rate above 0, got {s.lr}")
+    if not 0<=s.mom<1: raise ValueError(f"mom: expected 0 to below 1, got {s.mom}")
+    if not 0<=s.wd<math.inf: raise ValueError(f"wd: expected at least 0, got {s.wd}")
+    if s.stride is not None and not (0<s.stride<=s.W and s.stride==int(s.stride)): raise ValueError(f"stride: expected 1 to W={s.W}, got {s.stride}")
+    for k in ('pretrained','weights','arch_args','freeze_epochs'):
+        if s.arch=='fcnn' and getattr(s, k): raise ValueError(f"{k}: for the encoder of a U-Net, and arch is 'fcnn'; `AerialSettings.unet` takes it (hp_aerial: --unet resnet18)")
     if len(s.class_weights)!=2 or min(s.class_weights)<=0:
         raise ValueError(f"class_weights: expected two numbers above 0, for background and house, got {s.class_weights}")
     object.__setattr__(s, 'class_weights', tuple(map(float, s.class_weights)))
@@ -373,6 +433,11 @@ def _images(images, what):
     if (lost := [o.name for o in images if o.mask is None]): raise ValueError(f"{what}: no mask for {', '.join(lost[:3])}; `read_aerial(image, mask)` takes both")
     return images
 
+def _check_share(images, what):
+    "Raise `ValueError` where the masks of all `images` together hold one class only"
+    share = sum(int(o.mask.sum()) for o in images)/sum(o.mask.size for o in images)
+    if share in (0,1): raise ValueError(f"{what}: the mask of {', '.join(o.name for o in images[:3])} is {share:.0%} house; a mask with both was expected, 255 or 1 where houses are")
+
 # %% ../../nbs/recipes/aerial.ipynb #17ad3520
 def aerial_dls(
     train,                     # `AerialImage` with a mask, or a list of them
@@ -386,6 +451,7 @@ def aerial_dls(
     valid = train if valid is None else _images(valid, 'valid')
     tiles = [tile_table(train, s.W, s.stride or max(s.W//2, 1), drop=True),tile_table(valid, s.W)]
     if not (tiles[0].dropped=='').any(): raise ValueError(f"all {len(tiles[0])} training tiles were dropped: over half blank, no house")
+    _check_share(train, 'train'); _check_share(valid, 'valid')
     n = (tiles[0].dropped=='').sum()
     if n<s.bs: raise ValueError(f"bs: {n} training tiles of {s.W} pixels are fewer than a batch of {s.bs}")
     mean,std = tile_stats(s.normalize, train, tiles[0], s.W)
@@ -597,20 +663,50 @@ def step_schedule(
     "Half the rate every `halve_every` epochs"
     return ParamScheduler(dict(lr=lambda pct: lr*.5**int((pct*epochs+1e-6)/halve_every)))
 
-def _opt_func(s): return partial(SGD, mom=s.mom, decouple_wd=False) if s.optimizer=='sgd' else Adam
+def _opt_func(s):
+    "Optimizer of the settings `s`"
+    if s.optimizer=='adam': return Adam
+    res = partial(SGD, mom=s.mom, decouple_wd=False); res.__name__ = 'SGD'   # by which `Resume` knows it again
+    return res
 
 # %% ../../nbs/recipes/aerial.ipynb #4a894ffa
+class TrainingDiverged(ValueError):
+    "The loss of a training is no finite number"
+    def __init__(self, reason): super().__init__(reason); self.reason = reason
+    def __str__(self): return self.reason                # without the callback's name, which fastai puts before it
+
 class LossLog(Callback):
-    "The loss of every training iteration, over all calls of `fit`, in `learn.loss_log.losses`"
+    "The loss of every training iteration, over all calls of `fit`, in `learn.loss_log.losses`; one that is not finite ends the training"
     remove_on_fetch = True
     def __init__(self): self.losses = []
     def after_create(self):
         "Show itself as `learn.loss_log`"
         self.learn.loss_log = self
+    def after_loss(self):
+        "Raise `TrainingDiverged`, with the place and the rate"
+        if hasattr(self.learn, 'lr_finder') or self.loss.isfinite().all(): return
+        where = f"epoch {self.epoch+1}, {f'iteration {self.iter+1}' if self.training else 'validation'}"
+        raise TrainingDiverged(f"the loss is {self.loss.item()} in {where}, at a rate of {self.opt.hypers[-1]['lr']:g}: the training has diverged; take a smaller lr")
     def after_batch(self):
         "Note the loss"
         if self.training and not hasattr(self.learn, 'lr_finder'): self.losses.append(self.loss.item())
+    def after_epoch(self):
+        "Make the recorder's tensors numbers: 150,000 of them would take a minute to save"
+        if not hasattr(self.learn, 'lr_finder'): self.recorder.losses = list(map(float, self.recorder.losses))
 
+# %% ../../nbs/recipes/aerial.ipynb #bb824598
+def _mask_hash(image): return hashlib.sha256(np.ascontiguousarray(image.mask)).hexdigest()
+
+def _told(dls):
+    "What makes two trainings the same, as plain data: settings and fingerprints"
+    pixels = [f'{image_fingerprint(o)} {_mask_hash(o)[:16]}' for o in dls.images]; n = len(dls.train_images)
+    return json.loads(json.dumps(dict(settings=asdict(dls.settings), train=pixels[:n], valid=pixels[n:]), default=str))
+
+def _note_training(folder, told, finished):
+    "Write settings.json"
+    _replace_file(folder/'settings.json', lambda part: part.write_text(json.dumps(dict(told, finished=finished), indent=1)))
+
+# %% ../../nbs/recipes/aerial.ipynb #ec163ec7
 def learner_net(
     learn, # from `aerial_learner`
 )->AerialNet: # shares its weights with the learner's model
@@ -618,49 +714,71 @@ def learner_net(
     return AerialNet(learn.model, *learn.dls.stats)
 
 class KeepBest(Callback):
-    "Writes `best_NAME.safetensors` into `path` whenever a score of `monitor` rises, and `last.safetensors` after each epoch"
+    "Writes `best_NAME.safetensors` into `path` whenever a score of `monitor` rises, and `last.safetensors` and `settings.json` after each epoch"
     order,remove_on_fetch = 62,True   # after `History`
     def __init__(self, path, monitor=('accuracy','f1')): self.folder,self.best = Path(path),dict.fromkeys(monitor, -1.)
     def before_fit(self):
-        "Note the fingerprints of the training images"
-        self.seen = [image_fingerprint(o) for o in self.dls.train_images]
+        "Note settings and fingerprints of the training"
+        self.told = _told(self.dls)
     def after_epoch(self):
         "Write what has become better"
         if hasattr(self.learn, 'lr_finder') or hasattr(self.learn, 'gather_preds'): return
         row = {k: float(np.nan_to_num(v)) for k,v in self.learn.history.rows[-1].items() if k in ('epoch',*HOUSE_SCORES)}
+        _note_training(self.folder, self.told, False)
         better = [k for k in self.best if row[k]>self.best[k]]
         self.best.update({k: row[k] for k in better})
         for name in ('last', *(f'best_{k}' for k in better)):
-            save_aerial(learner_net(self.learn), self.dls.settings, self.folder/f'{name}.safetensors', row, self.seen)
+            save_aerial(learner_net(self.learn), self.dls.settings, self.folder/f'{name}.safetensors', row, [o.split()[0] for o in self.told['train']])
 
 # %% ../../nbs/recipes/aerial.ipynb #1cb4241c
+RESUME_ATTRS.update({LossLog:('losses',), KeepBest:('best',)})   # what goes on where it was
+
+class AerialLearner(PropertyLearner):
+    "fastai's `Learner` with the library's `fit`, which can be resumed; all else is fastai's"
+    add_cb,get_preds,predict,show_results,tta = Learner.add_cb,Learner.get_preds,Learner.predict,Learner.show_results,Learner.tta
+
 def _frozen_split(model): return L(model[0], model[1:]).map(params)
+
+def _folder(path):
+    "`path`, unless that is a file"
+    if Path(path).exists() and not Path(path).is_dir(): raise ValueError(f"{path} is a file; a folder was expected")
+    return Path(path)
 
 def aerial_learner(
     dls,       # from `aerial_dls`
     path=None, # folder for the weights and the log; None: nothing is written
     cbs=None,  # more callbacks
     amp=None,  # mixed precision? None: on a CUDA GPU
-)->Learner: # fastai's, with `history` and `loss_log`
+)->AerialLearner: # with `history` and `loss_log`
     "Learner for the tiles of `dls`, with the settings that they were made with"
     s = dls.settings
-    if path: Path(path).mkdir(parents=True, exist_ok=True)
+    if path: _folder(path).mkdir(parents=True, exist_ok=True)
     set_seed(s.seed)
     model,split = aerial_network(s),{} if s.arch=='fcnn' else dict(splitter=_frozen_split)
     loss = CrossEntropyLossFlat(axis=1, weight=torch.tensor(s.class_weights, device=dls.device))
     cbs = [LossLog(), History('history.csv' if path else None), *([KeepBest(path)] if path else []), *listify(cbs)]
-    learn = Learner(dls, model, loss, opt_func=_opt_func(s), lr=s.lr, wd=s.wd, wd_bn_bias=s.optimizer=='sgd', metrics=pixel_metrics(),
-                    path=path or '.', cbs=cbs, **split)
+    learn = AerialLearner(dls, model, loss, opt_func=_opt_func(s), lr=s.lr, wd=s.wd, wd_bn_bias=s.optimizer=='sgd', metrics=pixel_metrics(),
+                          path=path or '.', cbs=cbs, **split)
     return mixed_precision(learn, amp)
+
+# %% ../../nbs/recipes/aerial.ipynb #18e10b02
+def _resume(learn):
+    "Callbacks that write the checkpoint of a learner with a folder"
+    if not hasattr(learn, 'keep_best'): return []
+    return [Resume('checkpoint.pt', restart=not (learn.keep_best.folder/'settings.json').exists(), **_told(learn.dls))]   # no epoch done: nothing to go on with
 
 def fit_aerial(
     learn,    # from `aerial_learner`
-)->Learner: # the same, trained
+)->AerialLearner: # the same, trained
     "Train as the settings say: rate in steps, or one cycle, with the encoder frozen at first where they want that"
     s = learn.dls.settings
-    if s.freeze_epochs and s.arch!='fcnn': learn.freeze(); learn.fit_one_cycle(s.freeze_epochs, s.lr); learn.unfreeze()
-    if s.schedule=='one_cycle': learn.fit_one_cycle(s.epochs, slice(s.lr/10, s.lr) if s.freeze_epochs else s.lr)
-    else: learn.fit(s.epochs, s.lr, cbs=step_schedule(s.lr, s.epochs, s.halve_every))
+    with learn.added_cbs(_resume(learn)):
+        if s.freeze_epochs: learn.freeze(); learn.fit_one_cycle(s.freeze_epochs, s.lr); learn.unfreeze()
+        if s.schedule=='one_cycle': learn.fit_one_cycle(s.epochs, slice(s.lr/10, s.lr) if s.freeze_epochs else s.lr)
+        else: learn.fit(s.epochs, s.lr, cbs=step_schedule(s.lr, s.epochs, s.halve_every))
+    if hasattr(learn, 'keep_best'):
+        _note_training(learn.keep_best.folder, learn.keep_best.told, True)
+        (learn.path/'checkpoint.pt').unlink(missing_ok=True)
     return learn
 
 # %% ../../nbs/recipes/aerial.ipynb #0cacadc7
@@ -811,16 +929,34 @@ def save(
     return folder
 
 # %% ../../nbs/recipes/aerial.ipynb #0ade269c
+def _is_trained(out, told):
+    "Does the folder `out` hold the training `told`, finished? `ValueError` where it holds another one"
+    file,way_out = out/'settings.json','Name another folder, or delete this one to begin anew'
+    if not file.exists():
+        if (out/'last.safetensors').exists(): raise ValueError(f"{out} holds a model, and no settings.json that says how it was trained. {way_out}")
+        return False
+    old = json.loads(file.read_text())
+    other = _differences(old['settings'], told['settings'])+[f'another image or mask to {w}' for k,w in (('train','train on'), ('valid','validate on')) if old[k]!=told[k]]
+    if other: raise ValueError(f"{out} holds another training: {'; '.join(other)}. {way_out}")
+    if not (old['finished'] or (out/'checkpoint.pt').exists()): raise ValueError(f"{out} holds a training that is not finished, and no checkpoint to go on from. {way_out}")
+    return old['finished']
+
 def _train(image, valid, settings, out, progress):
-    "Learner trained on `image`; weights, log, settings and curves go into `out`"
-    learn = aerial_learner(aerial_dls(image, valid, settings), out)
+    "Train on `image`, unless that is done; weights, log, settings and curves go into `out`"
+    dls = aerial_dls(image, valid, settings)
+    if _is_trained(out, _told(dls)): return
+    learn = aerial_learner(dls, out)
     with nullcontext() if progress else learn.no_bar(), nullcontext() if progress else learn.no_logging(): fit_aerial(learn)
     plot_aerial_training(learn).savefig(out/'training.png', dpi=100)
     pd.DataFrame(dict(loss=learn.loss_log.losses)).to_csv(out/'loss.csv', index_label='iteration')
     learn.dls.tiles.to_csv(out/'tiles.csv', index=False)
-    return learn
 
 # %% ../../nbs/recipes/aerial.ipynb #a47eeaf4
+def _test_image(image, mask):
+    "`AerialImage` to test on, or None"
+    if image is not None: return read_aerial(image, mask)
+    if mask is not None: raise ValueError("test_mask: the mask of a test_image, and there is none; the image to train on has its own, mask")
+
 def find_houses(
     image,                     # path, PIL image, array, or `AerialImage`
     mask=None,                 # its mask, to train on; with `model` for the scores only
@@ -834,54 +970,18 @@ def find_houses(
     progress=True,             # show fastai's table and bar?
 )->HouseMap: # of the test image
     "Train on an image, or take a model, and find the houses: model, curves, map, overlay and scores go into `out`"
-    out,image = Path(out),read_aerial(image, mask)
+    out,image,test = _folder(out),read_aerial(image, mask),_test_image(test_image, test_mask)
     if image.mask is None and model is None: raise ValueError(f"{image.name}: give a mask, to train on, or a model, to predict with")
+    if model and valid is not None: raise ValueError("valid: an image to validate a training on, but with a model there is none")
+    if keep not in (kept := ('best_f1','best_accuracy','last')): raise ValueError(f"keep: {keep!r} is none of {', '.join(kept)}")
     if model is None: _train(image, valid, settings, out, progress); model = out/f'{keep}.safetensors'
     model = load_aerial(model)
-    houses = model.predict(image if test_image is None else read_aerial(test_image, test_mask))
+    houses = model.predict(test or image)
     houses.save(out)
     if houses.image.mask is not None:
         res = dict(image=houses.image.name, trained_on_it=model.was_trained_on(houses.image), **_plain(houses.scores()))
         _replace_file(out/'scores.json', lambda part: part.write_text(json.dumps(res, indent=1)))
     return houses
-
-# %% ../../nbs/recipes/aerial.ipynb #5204c92c
-def _cli_settings(unet, given):
-    "Settings of the command: those of the U-Net or of the published system, and what was given"
-    given = {k: v for k,v in given.items() if v is not None}
-    if 'class_weights' in given: given['class_weights'] = tuple(map(float, given['class_weights'].split(',')))
-    return AerialSettings.unet(unet, **given) if unet else AerialSettings(**given)
-
-# %% ../../nbs/recipes/aerial.ipynb #10ef5181
-@call_parse
-def hp_aerial(
-    image:str='',            # aerial image; default: a rendered town of 2022 x 1608 pixels, or of --size
-    mask:str=None,           # its mask, to train on
-    out:str='aerial',        # folder for model, curves, map, overlay and scores
-    model:str=None,          # predict with this model file instead of training
-    test_image:str=None,     # another image to predict
-    test_mask:str=None,      # its mask, for the scores
-    size:str='2022,1608',    # width and height of the rendered town
-    unet:str='',             # train fastai's U-Net on this timm or torchvision/NAME encoder, instead of the published network
-    pretrained:bool=False,   # U-Net: download ImageNet weights
-    weights:str=None,        # U-Net: file with the encoder's weights
-    W:int=None,              # pixels of a tile's side
-    bs:int=None,             # tiles in a batch
-    lr:float=None,           # learning rate
-    epochs:int=None,         # epochs
-    up:str=None,             # nearest, bilinear or learned
-    class_weights:str=None,  # of background and house, such as 1,6
-    seed:int=42,             # of everything random
-    quiet:bool=False,        # no table and no progress bar
-):
-    "Find the houses in an aerial image: train on IMAGE and MASK, or predict with MODEL"
-    with users_errors():
-        town = read_aerial(image, mask) if image else read_aerial(*render_aerial(tuple(map(int, size.split(','))), seed=seed), 'rendered town')
-        given = dict(W=W, bs=bs, lr=lr, epochs=epochs, up=up, class_weights=class_weights, weights=weights, pretrained=pretrained or None, seed=seed)
-        settings = _cli_settings(unet, given)
-        houses = find_houses(town, out=out, model=model, test_image=test_image, test_mask=test_mask, settings=settings, progress=not quiet)
-        print(houses)
-        if houses.image.mask is not None: print(', '.join(f'{k} {v:.4f}' for k,v in houses.scores().items()))
 
 # %% ../../nbs/recipes/aerial.ipynb #71f6840e
 def settings_grid(
@@ -893,14 +993,18 @@ def settings_grid(
 
 def _run_key(settings, images):
     "What makes two runs the same: settings and pixels"
-    pixels = [image_fingerprint(o)+hashlib.sha256(np.ascontiguousarray(o.mask)).hexdigest() for o in images]
+    pixels = [image_fingerprint(o)+_mask_hash(o) for o in images]
     return hashlib.sha256(json.dumps([asdict(settings), pixels], sort_keys=True).encode()).hexdigest()[:16]
 
-def _run_row(key, learn, seconds):
-    "One row of the table: settings, scores of the last epoch, and the best F1 of all"
-    table = learn.history.table
-    last = {o: table[o].iloc[-1] for o in (*HOUSE_SCORES, 'train_loss')}
-    return dict(key=key, **asdict(learn.dls.settings), **last, best_f1=table.f1.max(), seconds=round(seconds, 1))
+def _run_row(key, learn):
+    "Train, and one row of the table: settings, scores of the last epoch, and the best F1 of all; none for a training that diverged"
+    start,problem = time.perf_counter(),''
+    try:
+        with learn.no_bar(), learn.no_logging(): fit_aerial(learn)
+    except TrainingDiverged as e: problem = str(e)
+    table,names = learn.history.table,(*HOUSE_SCORES, 'train_loss')
+    last = {o: float('nan') if problem else table[o].iloc[-1] for o in names}
+    return dict(key=key, **asdict(learn.dls.settings), **last, best_f1=float('nan') if problem else table.f1.max(), seconds=round(time.perf_counter()-start, 1), problem=problem)
 
 # %% ../../nbs/recipes/aerial.ipynb #08faf8cc
 def run_grid(
@@ -908,17 +1012,131 @@ def run_grid(
     valid=None, # the same, to score on; None: the training images, which says how well each fits
     settings=(),# list of `AerialSettings`, such as `settings_grid` makes
     out='grid', # folder; `runs.csv` in it holds a row for each run
-)->pd.DataFrame: # best F1 of the last epoch first: settings, scores, seconds
+)->pd.DataFrame: # best F1 of the last epoch first: settings, scores, seconds; `problem` says which training diverged
     "Train every one of `settings` that is not in the table yet; the sorted table of all of them"
     train = _images(train, 'train'); valid = train if valid is None else _images(valid, 'valid')
-    file = Path(out)/'runs.csv'; file.parent.mkdir(parents=True, exist_ok=True)
+    file = _folder(out)/'runs.csv'; file.parent.mkdir(parents=True, exist_ok=True)
     keys = {_run_key(s, train+valid): s for s in settings}
     for key,s in keys.items():
         old = pd.read_csv(file) if file.exists() else pd.DataFrame(dict(key=[]))
         if key in set(old.key): continue
-        start,learn = time.perf_counter(),aerial_learner(aerial_dls(train, valid, s))
-        with learn.no_bar(), learn.no_logging(): fit_aerial(learn)
-        new = pd.concat([old, pd.DataFrame([_run_row(key, learn, time.perf_counter()-start)]).astype(dict(class_weights=str, arch_args=str))])
+        row = _run_row(key, aerial_learner(aerial_dls(train, valid, s)))
+        new = pd.concat([old, pd.DataFrame([row]).astype(dict(class_weights=str, arch_args=str))])
         _replace_file(file, lambda part: new.to_csv(part, index=False))
     df = pd.read_csv(file)
     return df[df.key.isin(keys)].sort_values('f1', ascending=False, na_position='last', ignore_index=True).drop(columns='key')
+
+# %% ../../nbs/recipes/aerial.ipynb #5204c92c
+def _numbers(text, option, kind):
+    "Two numbers of 'a,b'"
+    try: a,b = map(kind, text.split(','))
+    except ValueError: raise ValueError(f"--{option} {text}: two numbers with a comma between them were expected") from None
+    return a,b
+
+def _is_given(value): return not (value is None or value is False or value=='')
+
+def _cli_settings(given):
+    "Settings of the command: those of the U-Net or of the published system, and what was `given`"
+    s = {o.name: given[o.name] for o in fields(AerialSettings) if _is_given(given.get(o.name))}
+    for k,least in {**_LEAST, 'stride':1, 'lr':0, 'wd':0, 'mom':0, 'seed':0}.items(): at_least(least, **{k.lower(): s.get(k)})
+    if 'class_weights' in s: s['class_weights'] = _numbers(s['class_weights'], 'class-weights', float)
+    if given['unet'] and 'up' in s: raise ValueError("--up: how the published network grows to full size; a U-Net has its own way")
+    return AerialSettings.unet(given['unet'], **s) if given['unet'] else AerialSettings(**s)
+
+# %% ../../nbs/recipes/aerial.ipynb #5fa6777d
+_CLI_NEEDS = dict(mask='image', test_mask='test_image', valid_image='valid_mask', valid_mask='valid_image', pretrained='unet', weights='unet')
+
+def _check_options(given):
+    "Raise `ValueError` for an option of the command that has no effect without, or beside, another one"
+    option = lambda k: 'IMAGE' if k=='image' else f"--{k.lower().replace('_', '-')}"
+    for k,v in _CLI_NEEDS.items():
+        if given[k] and not given[v]: raise ValueError(f"{option(k)} needs {option(v)}")
+    training = [o.name for o in fields(AerialSettings) if o.name!='seed']+['unet','valid_image','grid']
+    for k,others in dict(model=training, grid=('test_image',), image=('size',)).items():
+        odd = [option(o) for o in others if _is_given(given.get(o))] if given[k] else []
+        if odd: raise ValueError(f"{', '.join(odd)}: of no use beside {option(k)}")
+
+# %% ../../nbs/recipes/aerial.ipynb #3ab94c05
+def _grid_value(kind, text):
+    "`text` as a value of a setting of type `kind`"
+    if kind is bool: return dict(true=True, false=False)[text.lower()]
+    return tuple(map(float, text.split(':'))) if kind is tuple else kind(text)
+
+def _grid_choices(text):
+    "Choices for `settings_grid` from a text such as 'W=64,128 lr=1e-4,1e-3'"
+    kinds,res = {o.name: o.type for o in fields(AerialSettings) if o.type is not dict},{}
+    for part in text.split():
+        k,_,values = part.partition('=')
+        if k not in kinds or k in res: raise ValueError(f"--grid {part}: NAME=VALUE,VALUE was expected, once for each name out of {', '.join(kinds)}")
+        try: res[k] = [_grid_value(kinds[k], o) for o in values.split(',')]
+        except (ValueError, KeyError): raise ValueError(f"--grid {part}: {values!r} are no values of type {kinds[k].__name__} with commas between them") from None
+    return res
+
+# %% ../../nbs/recipes/aerial.ipynb #10ef5181
+def _cli_grid(image, valid, settings, text, out):
+    "Train all settings of the grid `text`, write the sorted table and print it"
+    choices = _grid_choices(text)
+    df = run_grid(image, valid, settings_grid(settings, **choices), out)
+    _replace_file(Path(out)/'grid.csv', lambda part: df.to_csv(part, index=False))
+    print(df[[*choices, *HOUSE_SCORES, 'seconds', *(['problem'] if df.problem.notna().any() else [])]].round(4).to_string(index=False, na_rep=''))
+    print(f"scored on the {'image that they were trained on: how well they fit' if valid is None else 'validation image'}; table: {Path(out)/'grid.csv'}")
+
+def _is_finished(out):
+    "Does `out` hold a finished training?"
+    file = Path(out)/'settings.json'
+    return file.exists() and json.loads(file.read_text())['finished']
+
+def _say_houses(houses, given, was_finished):
+    "Print scores, and what they are worth"
+    if was_finished and not given['model']: print(f"{given['out']} holds this training already: nothing was trained")
+    print(houses)
+    if houses.image.mask is not None: print(', '.join(f'{k} {v:.4f}' for k,v in houses.scores().items()))
+    if given['model']: return
+    if not given['test_image']: print('These scores are of the image that it was trained on: how well it fits, not how well it finds houses elsewhere (--test-image)')
+    if not given['valid_image']: print('The best epoch was chosen on the training image too; --valid-image and --valid-mask choose it on another one')
+
+# %% ../../nbs/recipes/aerial.ipynb #ffbccc6f
+@call_parse
+def hp_aerial(
+    image:Annotated[str, dict(opt=False, nargs='?')]='', # aerial image; default: a rendered town of 2022 x 1608 pixels, or of --size
+    mask:str=None,           # its mask, to train on
+    out:str='aerial',        # folder for model, curves, map, overlay and scores
+    model:str=None,          # predict with this model file instead of training
+    test_image:str=None,     # another image to predict
+    test_mask:str=None,      # its mask, for the scores
+    valid_image:str=None,    # another image to choose the best epoch on, and --grid the best settings; default: the training image
+    valid_mask:str=None,     # its mask
+    size:str=None,           # width and height of the rendered town; default: 2022,1608
+    unet:str='',             # train fastai's U-Net on this timm or torchvision/NAME encoder, instead of the published network
+    pretrained:bool=False,   # U-Net: download ImageNet weights
+    weights:str=None,        # U-Net: file with the encoder's weights
+    W:int=None,              # pixels of a tile's side
+    stride:int=None,         # pixels between training tiles; default: half of W
+    normalize:str=None,      # mean_image, mean_colour or imagenet
+    bs:int=None,             # tiles in a batch
+    optimizer:str=None,      # sgd or adam
+    lr:float=None,           # learning rate
+    mom:float=None,          # momentum
+    wd:float=None,           # weight decay
+    schedule:str=None,       # step (half the rate every --halve-every epochs) or one_cycle
+    halve_every:int=None,    # epochs
+    epochs:int=None,         # epochs
+    freeze_epochs:int=None,  # U-Net: epochs before, with the encoder frozen
+    up:str=None,             # up-sampling of the published network: nearest, bilinear or learned
+    class_weights:str=None,  # of background and house, such as 1,6
+    augment:bool=False,      # mirror, turn and brighten the tiles; the U-Net does so anyway
+    grid:str='',             # train many settings instead of one, such as "W=64,128 lr=1e-4,1e-3"; writes grid.csv
+    seed:int=42,             # of everything random
+    quiet:bool=False,        # no table and no progress bar
+):
+    """Find the houses in an aerial image: train on IMAGE and MASK, or predict with MODEL. The default trains as published, which takes hours: 200 epochs, on 2022 x 1608 pixels
+    about 30 CPU seconds each. Much faster: --normalize imagenet --bs 8 --lr .02 --schedule one_cycle --epochs 24. A training that was stopped goes on with the same command"""
+    given = dict(locals())
+    with users_errors(bar=not quiet):
+        _check_options(given); settings = _cli_settings(given)
+        town = read_aerial(image, mask) if image else read_aerial(*render_aerial(_numbers(size or '2022,1608', 'size', int), seed=seed), 'rendered town')
+        valid = read_aerial(valid_image, valid_mask) if valid_image else None
+        if grid: return _cli_grid(town, valid, settings, grid, out)
+        was_finished = _is_finished(out)
+        houses = find_houses(town, out=out, model=model, test_image=test_image, test_mask=test_mask, valid=valid, settings=settings, progress=not quiet)
+        _say_houses(houses, given, was_finished)
