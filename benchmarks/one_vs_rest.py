@@ -28,11 +28,11 @@ def networks(data):
     trunk = dict(arch='mobilenetv2_035', weights=str(data/TRUNK), arch_args=dict(pad_type='same'), size=128)
     scratch = dict(pretrained=False, size=64, epochs=6, bs=16, lr=1e-3)
     return {'trunk, as published': trunk, 'trunk, rate 1e-3': dict(trunk, bs=16, lr=1e-3),
-            'ResNet': dict(scratch, arch='resnet10t'), 'EfficientNet': dict(scratch, arch='tinynet_e'),
+            'ResNet': dict(scratch, arch='resnet10t'), 'EfficientNet': dict(scratch, arch='test_efficientnet'),
             'attention CNN': dict(scratch, arch='attention_cnn', arch_args=dict(widths=(16,32,64,128,128), attn_dim=128))}
 
 TEXTS = {'trunk, as published': 'mobilenetv2_035 from its ImageNet trunk, 128 px, 3 epochs, batch 32, AdamW 1e-4', 'trunk, rate 1e-3': 'the same, batch 16, AdamW 1e-3',
-         'ResNet': 'resnet10t from scratch, 64 px, 6 epochs, batch 16, AdamW 1e-3', 'EfficientNet': 'tinynet_e (an EfficientNet scaled down) from scratch, as the ResNet',
+         'ResNet': 'resnet10t from scratch, 64 px, 6 epochs, batch 16, AdamW 1e-3', 'EfficientNet': "test_efficientnet (timm's smallest) from scratch, as the ResNet",
          'attention CNN': 'attention_cnn of a quarter of the published widths from scratch, as the ResNet', 'logistic': 'logistic regression on the frozen features of the trunk, 128 px, C=0.01, same folds'}
 
 # ---- the table ----
@@ -93,16 +93,25 @@ def _class_table(df, metric):
         lines.append(f'| {c} | ' + ' | '.join(f'{o.mean():.3f} ({o.min():.2f} to {o.max():.2f})' for o in cells) + ' |')
     return '\n'.join(lines)
 
+def _verdict(df):
+    "One-vs-rest against softmax, and both against the frozen trunk, in one paragraph"
+    acc = df[df['class'].isna() & (df.metric=='accuracy')].set_index(['network', 'model']).value
+    diffs = {n: acc[n, 'one-vs-rest, calibrated']-acc[n, 'softmax'] for n in TEXTS if (n, 'softmax') in acc.index}
+    text = 'Accuracy of one-vs-rest, calibrated, minus that of the softmax model: ' + ', '.join(f'{n} {v:+.3f}' for n,v in diffs.items()) + '.'
+    if ('logistic', 'logistic') not in acc.index: return text
+    best = acc.drop('logistic').idxmax()
+    return text + f" None of them reaches the logistic regression on the frozen trunk ({acc['logistic', 'logistic']:.3f}); the best is {best[0]}, {best[1]} ({acc[best]:.3f})." if acc[best]<acc['logistic', 'logistic'] else text
+
 def write_report(df, n_groups, command):
     "Write results/one_vs_rest.md from the table of all runs"
-    scores = pd.read_csv(CSV)
+    scores = pd.read_csv(CSV).sort_values('network', key=lambda o: o.map(list(TEXTS).index), kind='stable')
     counts = ', '.join(f'{c} {n}' for c,n in df.animal.value_counts().sort_index().items())
     majority = scores[scores.metric=='majority'].value.mean()
     head = (f"# One-vs-rest on photos of animals\n\n{len(df)} photos ({counts}) in three stratified folds; {len(df)-n_groups} near-duplicates stay with their likes. Every score is held out: each picture is "
             "answered by models that did not train on it. *raw*: the yes-or-no models' probabilities, divided by their sum; *calibrated*: each class's curve fitted on the other folds first; *softmax*: one model of all "
             "classes, with as many pictures seen. Both kinds keep the weights of the best epoch on the held-out fold, which flatters them a little; the logistic regression does not.\n\n"
             + '\n'.join(f'- {k}: {v}' for k,v in TEXTS.items() if (scores.network==k).any()) + f"\n\nMade by\n\n    {command}\n")
-    parts = [head, '## Combined into one answer\n', _combined_table(scores), '\nSeconds: of all trainings of the line on one core that was shared with others.\n',
+    parts = [head, '## Combined into one answer\n', _combined_table(scores), '\nSeconds: of all trainings of the line on one core that was shared with others.\n', _verdict(scores)+'\n',
              '## Each class against the rest\n', f'Mean of three folds, and their range. The more frequent answer alone would have an accuracy of {majority:.3f}.\n',
              _class_table(scores, 'accuracy'), '', _class_table(scores, 'valid_loss'), '']
     (RESULTS/'one_vs_rest.md').write_text('\n'.join(parts))

@@ -1,11 +1,11 @@
 """Real photos of 22 animals: the wildlife recipe beside a plain PyTorch baseline, in one run, with an ImageNet trunk and without.
 
-    python benchmarks/wildlife.py [--data ../shared/data] [--seeds 1] [--models ours baseline ...]
+    python benchmarks/wildlife.py [--data ../shared/data] [--seeds 0 2] [--models ours baseline ...]
 
 The baseline is the competition's in kind: a hand-written PyTorch loop, photos squashed to the network's size, no augmentation, a head of two linear layers, SGD 1e-3 with
 momentum 0.9, five epochs on 5 % of the training photos (`baseline_all`, not run by default: on all of them). `logistic` is a logistic regression on the pooled features of the frozen trunk, its C chosen on
 the validation part. All of a seed get the same split 70/10/20: photos whose perceptual hashes differ in at most 24 of 256 bits (`near_duplicates`, mirrored ones
-included) stay in one part; only the test part is scored. Runs are appended to `results/wildlife.csv`, and those already there are not made again; `results/wildlife.md`
+included) stay in one part; only the test part is scored. Our settings were chosen on seed 1, which is not reported. Runs are appended to `results/wildlife.csv`, and those already there are not made again; `results/wildlife.md`
 is the readable table. Seconds are CPU seconds of this process with one thread. No photo is written to `results`."""
 import argparse, random, time, warnings
 from dataclasses import replace
@@ -21,6 +21,7 @@ from hp_fastai.schema import *
 from hp_fastai.split import *
 from hp_fastai.data import *
 from hp_fastai.model import *
+from hp_fastai.learner import *
 from hp_fastai.interpret import *
 from hp_fastai.recipes.wildlife import *
 
@@ -28,10 +29,10 @@ warnings.filterwarnings('ignore')
 RESULTS = Path(__file__).parent/'results'
 TRUNK = 'weights/mobilenetv2_035_imagenet_trunk.pth'
 ARCH = dict(arch='mobilenetv2_035', pad_type='same')
-OURS = WildlifeSettings(ARCH['arch'], presize=256, size=224, bs=16, freeze_epochs=2, epochs=6, lr=1e-2, group='near_duplicate', n_tta=4, drop_rate=.2,
+OURS = WildlifeSettings(ARCH['arch'], presize=256, size=224, bs=16, freeze_epochs=5, epochs=4, lr=3e-3, group='near_duplicate', n_tta=8, drop_rate=.3,
                         arch_kwargs=dict(pad_type='same'))
-FREEZE_TO,RATES = 3,slice(2.5e-4, 1e-3)                             # parameter groups that keep what ImageNet taught them; rates of the first of the others and of the head
-SCRATCH = replace(OURS, presize=160, size=128, bs=32, lr=3e-3)      # from random weights, smaller photos: all layers learn from the start, which costs more
+FREEZE_TO,RATES,AVERAGE = 3,slice(5e-5, 2e-4),.98  # parameter groups that keep what ImageNet taught them; rates of the first of the others and of the head; share of the old weights in the average
+SCRATCH = replace(OURS, presize=160, size=128, bs=32, freeze_epochs=2, epochs=6, n_tta=4, drop_rate=.2)      # from random weights, smaller photos: all layers learn from the start, which costs more
 MODELS = dict(logistic='logistic regression on the frozen trunk', baseline='PyTorch baseline, 5 % of the photos', ours='ours',
               baseline_scratch='PyTorch baseline, 5 %, no trunk', ours_scratch='ours, no trunk', baseline_all='PyTorch baseline, all photos')
 DEFAULT = [o for o in MODELS if o!='baseline_all']
@@ -58,11 +59,11 @@ def ours(df, schema, path, seed, weights):
     return class_probs(learn, part(df, 'test'), s.n_tta, seed)
 
 def fine_tune(learn, s):
-    "`train_wildlife` for a CPU: while the head learns nothing else is computed backwards, and the first groups stay frozen"
+    "`train_wildlife` for a CPU and small batches: while the head learns nothing else is computed backwards, the first groups stay frozen, batch norm keeps its statistics, and the last weights are averaged"
     learn.train_bn = False; learn.freeze()
-    learn.fit_one_cycle(s.freeze_epochs, s.lr)
-    learn.train_bn = True; learn.freeze_to(FREEZE_TO)
-    learn.fit_one_cycle(s.epochs, RATES, pct_start=.3, div=5)
+    learn.fit_one_cycle(s.freeze_epochs, s.lr, pct_start=.3, cbs=FreezeBatchNorm())
+    learn.freeze_to(FREEZE_TO)
+    learn.fit_one_cycle(s.epochs, RATES, pct_start=.3, div=5, cbs=[AverageWeights(AVERAGE, warmup=False), FreezeBatchNorm()])
 
 # ---- the baseline, without fastai and without this library's learner ----
 
@@ -101,7 +102,7 @@ def logistic(df, schema, path, seed, weights, size=224):
     files,y = [path/o for o in df.file_name],df.label.map(schema['label'].o2i).to_numpy()
     with torch.no_grad(): x = torch.cat([model.forward_features(torch.stack([preprocess(f, size) for f in files[i:i+64]])).mean((2,3)) for i in range(0, len(files), 64)]).numpy()
     train,valid,test = ((df.split==o).to_numpy() for o in PARTS)
-    fits = [make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=1000)).fit(x[train], y[train]) for C in (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)]
+    fits = [make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=1000)).fit(x[train], y[train]) for C in (1e-3, 3e-3, 1e-2, 3e-2, .1, .3)]
     best = min(fits, key=lambda o: -np.log(o.predict_proba(x[valid])[np.arange(valid.sum()), y[valid]]).mean())
     print('C', best[-1].C)
     return best.predict_proba(x[test])
@@ -140,7 +141,7 @@ def write_report(csv, facts, command):
         o = df[df.model==k]
         if len(o): lines.append(f'| {name} | {_cell(o.accuracy, 3)} | {_cell(o.log_loss, 3)} | {o.seconds.mean():.0f} | {len(o)} |')
     text = (f"# Wildlife: real photos of 22 animals\n\n{facts}\n\n`{s.arch}`. Ours: {s.size} pixels, presized to {s.presize}, `aug_transforms(size={s.size}, min_scale={s.min_scale})`, {s.freeze_epochs} epochs of the head alone at {s.lr:g}, {s.epochs} of all "
-            f"layers but the first {FREEZE_TO} groups at {RATES.start:g} to {RATES.stop:g}, mean of the plain photo and {s.n_tta} augmented views. Without the trunk: {SCRATCH.size} pixels, one cycle of {s.freeze_epochs+s.epochs} epochs over all layers. PyTorch baseline: {s.size} pixels, SGD 1e-3, five epochs, no augmentation, 5 % of "
+            f"layers but the first {FREEZE_TO} groups at {RATES.start:g} to {RATES.stop:g}, batch norm kept as it was, weights averaged, mean of the plain photo and {s.n_tta} augmented views. Without the trunk: {SCRATCH.size} pixels, one cycle of {SCRATCH.freeze_epochs+SCRATCH.epochs} epochs over all layers. PyTorch baseline: {s.size} pixels, SGD 1e-3, five epochs, no augmentation, 5 % of "
             "the training photos, as the competition's. The logistic regression sees all training photos at 224 pixels. Only the test part is scored. Seconds: training and answers, CPU seconds of one core that was shared with other work: compare them with each other.\n\n"
             + '\n'.join(lines) + f"\n\nMade by\n\n    {command}\n\n"
             "The published marks (baseline 43 % accuracy, fastai 85 % and log loss 0.48) belong to the camera-trap photos of Conser-vision, which are not here: they cannot be compared with this table.\n")
@@ -150,12 +151,12 @@ def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument('--data', type=Path, default=Path('../shared/data'), help='folder with animals and weights')
     args.add_argument('--models', nargs='+', choices=list(MODELS), default=DEFAULT)
-    args.add_argument('--seeds', type=int, default=1, help='splits')
+    args.add_argument('--seeds', type=int, nargs='+', default=[0, 2], help='of the splits; runs without the trunk get the first')
     o = args.parse_args()
     csv,path,trunk = RESULTS/'wildlife.csv',o.data/'animals',o.data/TRUNK
     torch.set_num_threads(1)
-    for seed in range(o.seeds):
-        todo = [m for m in o.models if not is_done(csv, m, seed)]
+    for seed in o.seeds:
+        todo = [m for m in o.models if not is_done(csv, m, seed) and (seed==o.seeds[0] or 'scratch' not in m)]
         if not todo: continue
         df,schema = animals(o.data, seed)
         twins = df.near_duplicate.duplicated(keep=False)
@@ -170,7 +171,7 @@ def main():
             res,interp = scores(df, schema, probs, path)
             print(seed, model, {k: round(float(v), 3) for k,v in res.items()}, f'{took:.0f} s', flush=True)
             add_row(csv, dict(model=model, seed=seed, **{k: round(float(v), 4) for k,v in res.items()}, seconds=round(took)))
-            if model=='ours' and seed==0: interp.plot_confusion_matrix(figsize=(11,10.4)).savefig(RESULTS/'wildlife_confusion.png', dpi=70)
-            write_report(csv, facts, 'python benchmarks/wildlife.py' + (f' --seeds {o.seeds}' if o.seeds!=1 else ''))
+            if model=='ours' and seed==o.seeds[0]: interp.plot_confusion_matrix(figsize=(11,10.4)).savefig(RESULTS/'wildlife_confusion.png', dpi=70)
+            write_report(csv, facts, 'python benchmarks/wildlife.py' + (f' --seeds {" ".join(map(str, o.seeds))}' if o.seeds!=[0, 2] else ''))
 
 if __name__=='__main__': main()
