@@ -6,10 +6,11 @@ Docs: https://hp-fastai.github.io/hp_fastai/recipes/cracks.html.md"""
 
 # %% auto #0
 __all__ = ['CRACK_VARIANTS', 'PUBLISHED_CRACKS', 'CrackVariant', 'crack_augments', 'crack_dls', 'crack_learner', 'fit_early',
-           'plot_gap', 'crack_report', 'choose_threshold', 'plot_threshold', 'run_variant', 'compare_variants']
+           'plot_gap', 'crack_report', 'choose_threshold', 'plot_threshold', 'run_variant', 'compare_variants',
+           'variant_study']
 
 # %% ../../nbs/recipes/cracks.ipynb #f1a23f8c
-import hashlib,io
+import hashlib,io,json
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -31,6 +32,7 @@ from ..interpret import *
 from ..bundle import *
 from ..bundle import _replace_file
 from .proposals import *
+from .proposals import _check_photos
 
 # %% ../../nbs/recipes/cracks.ipynb #7be9931a
 @dataclass(frozen=True)
@@ -61,8 +63,8 @@ def crack_augments(
     do_flip=True,     # mirror, also upside down
 )->list: # fastai batch transforms, of training batches only
     "Brightness, flips and rotation"
-    light = [Brightness(brightness, p=.75)] if brightness else None
-    return [TrainOnly(aug_transforms(do_flip=do_flip, flip_vert=do_flip, max_rotate=max_rotate, max_zoom=1., max_warp=0., max_lighting=0., xtra_tfms=light))]
+    light = [Brightness(brightness, p=1.)] if brightness else None
+    return [TrainOnly(aug_transforms(do_flip=do_flip, flip_vert=do_flip, max_rotate=max_rotate, max_zoom=1., max_warp=0., p_affine=1., max_lighting=0., xtra_tfms=light))]
 
 def crack_dls(
     df,           # crops with `split`, from `crack_table`
@@ -182,6 +184,14 @@ def plot_threshold(
     plt.close(fig)
     return fig
 
+# %% ../../nbs/recipes/cracks.ipynb #066d054f
+def _check_parts(df, parts=('train', 'valid', 'test')):
+    "Raise `ValueError` that names those of `parts` that have no crop with a crack"
+    crops = {p: df[df.split==p] for p in dict.fromkeys(parts)}
+    n = lambda o: f"{len(o)} crops"+(f" of {o.file_name_original.nunique()} photos" if 'file_name_original' in o else '')
+    lost = [f"{p} ({n(o)})" for p,o in crops.items() if not (o.crack=='crack').any()]
+    if lost: raise ValueError(f"no crop with a crack in {', '.join(lost)}. Each part needs one: more photos with cracks, another seed of the split, or a lower IoU")
+
 # %% ../../nbs/recipes/cracks.ipynb #f3aac82a
 def _scores(interp, thresh):
     "Scores of the class crack at 0.5 and at `thresh`"
@@ -206,6 +216,7 @@ def run_variant(
 )->tuple: # the learner, and a dict of scores
     "Train and score one variant"
     start,out_dir = perf_counter(),Path(out_dir)
+    _check_parts(df, ('train', 'valid', part))
     dls = crack_dls(df, path, variant, seed=seed, **(dls_kw or {}))
     out_dir.mkdir(parents=True, exist_ok=True)
     learn = fit_early(crack_learner(dls, variant, path=out_dir, seed=seed, **kwargs), epochs, patience, progress)
@@ -222,8 +233,17 @@ def run_variant(
 def _run_key(variant, df, settings):
     "What a run depends on, as 12 characters"
     data = pd.util.hash_pandas_object(df[['file_name', 'crack', 'split']].astype(str), index=False).sum()
-    return hashlib.sha1(repr((variant, int(data), sorted((k, str(v)) for k,v in settings.items()))).encode()).hexdigest()[:12]
+    return hashlib.sha1(repr((variant, int(data), sorted((k, str(v)) for k,v in _results_only(settings).items()))).encode()).hexdigest()[:12]
 
+def _results_only(settings):
+    "`settings` of a run without those that only change how fast it is"
+    return settings | dict(dls_kw={k: v for k,v in (settings.get('dls_kw') or {}).items() if k not in ('num_workers', 'cache', 'pin_memory', 'device')})
+
+def _published(table):
+    "`table` with the original's precision and recall beside"
+    return table.assign(**{f'published_{c}': [PUBLISHED_CRACKS.get(n, (np.nan,)*2)[i] for n in table.variant] for i,c in enumerate(('precision', 'recall'))})
+
+# %% ../../nbs/recipes/cracks.ipynb #a9bfb248
 def compare_variants(
     tables,                  # IoU that makes a crack -> crops, from `crack_table`: {.5: df, .35: lower}
     path,                    # folder that their names start from
@@ -233,17 +253,75 @@ def compare_variants(
     **kwargs,                # more arguments of `run_variant`
 )->pd.DataFrame: # one row a variant: scores of the class crack, and those that the original published
     "Train all `variants`, those that are not yet in `out_dir/variants.csv`, and compare them"
-    out_dir,rows = Path(out_dir),[]
+    file = Path(out_dir)/'variants.csv'
     lost = [v.name for v in variants if v.thresh not in tables]
     if lost: raise KeyError(f"tables: no crops for the IoU of {', '.join(lost)}; there are {', '.join(map(str, tables))}")
-    done = read_table(out_dir/'variants.csv') if (out_dir/'variants.csv').exists() else pd.DataFrame(columns=['key'])
+    keys = {v.name: _run_key(v, tables[v.thresh], kwargs) for v in variants}
+    done = read_table(file) if file.exists() else pd.DataFrame(columns=['key', 'variant'])
+    odd = [o for o in done.variant if o in keys and keys[o] not in set(done.key)]
+    if odd: raise ValueError(f"{file} holds {', '.join(odd)} of other crops or settings. Take another folder, or the same settings to go on")
+    for t in {v.thresh for v in variants if keys[v.name] not in set(done.key)}: _check_parts(tables[t], ('train', 'valid', kwargs.get('part', 'test')))
     for v in variants:
-        key = _run_key(v, tables[v.thresh], kwargs)
-        if key not in set(done.key):
-            scores = run_variant(v, tables[v.thresh], path, out_dir/v.name, progress=progress, **kwargs)[1]
-            done = pd.concat([*([done] if len(done) else []), pd.DataFrame([dict(key=key, variant=v.name, **scores)])], ignore_index=True)
-            _replace_file(out_dir/'variants.csv', lambda part: done.to_csv(part, index=False))
-        rows.append(key)
-    res = done.set_index('key').loc[rows].reset_index(drop=True)
-    for i,c in enumerate(('precision', 'recall')): res[f'published_{c}'] = [PUBLISHED_CRACKS.get(n, (np.nan,)*2)[i] for n in res.variant]
-    return res
+        if keys[v.name] in set(done.key): continue
+        scores = run_variant(v, tables[v.thresh], path, file.parent/v.name, progress=progress, **kwargs)[1]
+        row = _published(pd.DataFrame([dict(key=keys[v.name], variant=v.name, **scores)]))
+        done = pd.concat([*([done] if len(done) else []), row], ignore_index=True)
+        _replace_file(file, lambda part: done.to_csv(part, index=False))
+    return _published(done.set_index('key').loc[list(keys.values())].reset_index(drop=True))
+
+# %% ../../nbs/recipes/cracks.ipynb #2d058d5d
+def _plain(o):
+    "`o` as json has it: numbers of numpy as numbers, paths as text, code by its name"
+    return o.item() if isinstance(o, np.generic) else str(o) if isinstance(o, Path) else getattr(o, '__qualname__', type(o).__qualname__)
+
+def _study_settings(img_dir, truths, **settings):
+    "All that a study's results depend on, as plain data"
+    _check_photos(dict.fromkeys(truths), img_dir, 'truths')
+    cracked = sum(len(o)>0 for o in truths.values())
+    if cracked<3: raise ValueError(f"{cracked} of {len(truths)} photos have a crack: at least 3 were expected, one each for train, valid and test")
+    data = [(o, (Path(img_dir)/o).stat().st_size, np.asarray(t, float).tolist()) for o,t in sorted(truths.items())]
+    res = dict(photos=len(truths), data=hashlib.sha1(repr(data).encode()).hexdigest()[:12], **_results_only(settings))
+    return json.loads(json.dumps(res, default=_plain))
+
+def _check_folder(out_dir, settings):
+    "Raise `ValueError` if `out_dir` holds results of other settings"
+    file,made = out_dir/'settings.json',[o for o in ('model.safetensors', 'variants.csv') if (out_dir/o).exists()]
+    if not made: return
+    if not file.is_file(): raise ValueError(f"{out_dir} holds a {made[0]} of unknown settings (no settings.json). Take another folder")
+    old = json.loads(file.read_text())
+    odd = [f'{k} {old.get(k)!r} there, {settings.get(k)!r} here' for k in {**old, **settings} if old.get(k)!=settings.get(k)]
+    if odd: raise ValueError(f"{out_dir} holds results of other settings: {'; '.join(odd)}. Take another folder, or the same settings to go on")
+
+def _write_settings(out_dir, settings):
+    "Say in `out_dir` what its results depend on"
+    _replace_file(out_dir/'settings.json', lambda part: part.write_text(json.dumps(settings, indent=1)))
+
+# %% ../../nbs/recipes/cracks.ipynb #893b5f5e
+def variant_study(
+    img_dir,                 # folder of the photos
+    truths:dict,             # photo -> (n, 4) true boxes, from `read_truth`
+    out_dir,                 # folder for everything: variants.csv, and a folder for each run
+    variants=CRACK_VARIANTS, # what to run
+    search=None,             # arguments of `selective_search`: mode, max_side...
+    per_bin=10,              # crops without crack of a bin of IoU and photo, at most
+    max_cracks=None,         # crops with a crack of a photo, at most; None: all
+    cap=None,                # such as `ORIGINAL_CAP`
+    size=224,                # pixels of a side of the crops and of the network's input
+    buffer=0,                # pixels of context around a box
+    n_workers=None,          # processes; None: one per core
+    seed=42,                 # of everything random
+    progress=True,           # show epochs and bars
+    **kwargs,                # more arguments of `run_variant`: arch, pretrained, weights, epochs, patience, dls_kw...
+)->pd.DataFrame: # of `compare_variants`
+    "From photos and true boxes to the table of all `variants`, on the same split"
+    out_dir,tables,parts = Path(out_dir),{},None
+    settings = _study_settings(img_dir, truths, variants=[asdict(v) for v in variants], search=search or {}, per_bin=per_bin, max_cracks=max_cracks, cap=cap, size=size, buffer=buffer, seed=seed, **kwargs)
+    _check_folder(out_dir, settings)
+    for t in dict.fromkeys(v.thresh for v in variants):
+        df = crack_table(img_dir, truths, out_dir, t, per_bin, max_cracks, None, search, size, buffer, parts=parts, seed=seed, n_workers=n_workers, progress=progress)
+        if parts is None: parts = df.groupby('file_name_original').split.first().to_dict(); truths = {o: truths[o] for o in parts}
+        _check_parts(df)
+        tables[t] = cap_by_iou(df, cap) if cap else df
+    _write_settings(out_dir, settings)
+    kwargs['dls_kw'] = dict(size=size, num_workers=n_workers) | (kwargs.get('dls_kw') or {})
+    return compare_variants(tables, out_dir, out_dir, variants, progress, seed=seed, **kwargs)

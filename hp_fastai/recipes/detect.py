@@ -7,12 +7,11 @@ Docs: https://hp-fastai.github.io/hp_fastai/recipes/detect.html.md"""
 # %% auto #0
 __all__ = ['STAGES', 'region_features', 'RegionFeatures', 'pick_boxes', 'match_boxes', 'detection_curve', 'average_precision',
            'plot_curves', 'LinearScorer', 'mine_hard_negatives', 'svm_examples', 'CrackDetector', 'find_all',
-           'score_stages', 'best_f1_score', 'fit_detector', 'plot_found', 'crack_study', 'read_truth', 'photo_names',
-           'find_in_folder', 'hp_cracks']
+           'score_stages', 'best_f1_score', 'fit_detector', 'plot_found', 'crack_study', 'find_in_folder', 'hp_cracks']
 
 # %% ../../nbs/recipes/detect.ipynb #3cc7698d
 import hashlib,json,os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 import matplotlib.pyplot as plt
@@ -32,9 +31,11 @@ from ..clip import *
 from ..learner import *
 from ..bundle import *
 from ..bundle import _replace_file
-from ..cli import users_errors
+from ..predict import IMAGE_SUFFIXES
+from ..cli import at_least, users_errors
 from .proposals import *
 from .cracks import *
+from .cracks import _check_folder, _check_parts, _study_settings, _write_settings
 
 # %% ../../nbs/recipes/detect.ipynb #0bb20665
 def region_features(
@@ -340,10 +341,20 @@ def _study_pictures(detector, img_dir, truths, curves, out_dir, n=6):
     for ax,o in zip(axs.flat, photos): plot_found(upright(Path(img_dir)/o), detector.find(Path(img_dir)/o), truths[o], ax)
     for name,fig in figs.items(): fig.savefig(out_dir/f'{name}.png', dpi=90); plt.close(fig)
 
+# %% ../../nbs/recipes/detect.ipynb #03d16d1f
+def _train_once(variant, df, out_dir, settings, **kwargs):
+    "`Bundle` of the network in `out_dir`, trained unless it is there"
+    _check_parts(df)
+    files = [out_dir/o for o in ('settings.json', 'history.csv', 'report.csv', 'thresholds.csv', 'model.safetensors')]
+    if not all(o.is_file() for o in files):
+        _write_settings(out_dir, settings)
+        run_variant(variant, df, out_dir, out_dir, **kwargs)
+    return load_bundle(files[-1])
+
 # %% ../../nbs/recipes/detect.ipynb #e1da6052
 def crack_study(
     img_dir,                   # folder of the photos
-    truths:dict,               # photo -> (n, 4) true boxes, from `coco_boxes`, `voc_boxes` or `mask_file_boxes`
+    truths:dict,               # photo -> (n, 4) true boxes, from `read_truth`, `coco_boxes`, `voc_boxes` or `mask_file_boxes`
     out_dir,                   # folder for everything
     variant=CRACK_VARIANTS[2], # how to train the network
     search=None,               # arguments of `selective_search`: mode, max_side...
@@ -360,12 +371,13 @@ def crack_study(
 )->tuple: # `CrackDetector`; table of both stages on the test photos; dict of the classifier's scores
     "From photos and true boxes to a detector, its scores and its pictures"
     out_dir,search = Path(out_dir),search or {}
+    settings = _study_settings(img_dir, truths, variant=asdict(variant), search=search, per_bin=per_bin, max_cracks=max_cracks, cap=cap, size=size, buffer=buffer, C=C, seed=seed, **kwargs)
+    _check_folder(out_dir, settings)
     df = crack_table(img_dir, truths, out_dir, variant.thresh, per_bin, max_cracks, None, search, size, buffer, seed=seed, n_workers=n_workers, progress=progress)
     part = df.groupby('file_name_original').split.first()
     truths = {p: {o: t for o,t in truths.items() if part.get(o)==p} for p in ('train', 'valid', 'test')}
     kwargs['dls_kw'] = dict(size=size, num_workers=n_workers) | (kwargs.get('dls_kw') or {})
-    _,scores = run_variant(variant, cap_by_iou(df, cap) if cap else df, out_dir, out_dir, seed=seed, progress=progress, **kwargs)
-    bundle = load_bundle(out_dir/'model.safetensors')
+    bundle = _train_once(variant, cap_by_iou(df, cap) if cap else df, out_dir, settings, seed=seed, progress=progress, **kwargs)
     regions = RegionFeatures(out_dir/'features', bundle, ProposalCache(out_dir/'proposals', img_dir, **search), buffer=buffer, crop_size=size)
     for o in tqdm([o for p in truths.values() for o in p], desc='features', unit=' photos', disable=not progress): regions[o]
     detector,log = fit_detector(regions, truths['train'], truths['valid'], C)
@@ -373,28 +385,7 @@ def crack_study(
     table.to_csv(out_dir/'detection.csv', index=False); log.to_csv(out_dir/'mining.csv', index=False)
     _study_pictures(detector, img_dir, truths['test'], curves, out_dir)
     detector.save(out_dir)
-    return detector,table,scores
-
-# %% ../../nbs/recipes/detect.ipynb #eb35d1c5
-def read_truth(
-    img_dir, # folder of the photos
-    truth,   # COCO json, folder of VOC xml files, or folder of masks named as the photos
-)->dict: # photo -> (n, 4) true boxes
-    "True boxes, in whichever of three forms"
-    truth = Path(truth)
-    if truth.is_file(): return coco_boxes(truth)
-    if any(truth.glob('*.xml')): return voc_boxes(truth)
-    photos = {Path(o).stem: o for o in photo_names(img_dir)}
-    masks = {photos[o.stem]: o.name for o in sorted(truth.glob('*')) if o.stem in photos}
-    if not masks: raise FileNotFoundError(f"{truth}: neither a COCO json, nor a folder with VOC xml files or with masks named as the photos in {img_dir}")
-    return mask_file_boxes(masks, truth)
-
-def photo_names(
-    img_dir, # folder
-)->list: # names below it, sorted
-    "Photos in `img_dir` and below"
-    if not Path(img_dir).is_dir(): raise FileNotFoundError(f"no photo folder at {img_dir}")
-    return sorted(o.relative_to(img_dir).as_posix() for o in Path(img_dir).rglob('*') if o.suffix.lower() in ('.jpg', '.jpeg', '.png'))
+    return detector,table,bundle.scores['crack']
 
 # %% ../../nbs/recipes/detect.ipynb #bc431b05
 def find_in_folder(
@@ -404,18 +395,49 @@ def find_in_folder(
     progress=True, # show a progress bar
 )->pd.DataFrame: # photo, left, top, right, bottom, score
     "Cracks on all photos of a folder"
-    rows = [detector.find(Path(img_dir)/o, by).assign(photo=o) for o in tqdm(photo_names(img_dir), desc='cracks', unit=' photos', disable=not progress)]
-    return pd.concat(rows, ignore_index=True)[['photo', 'left', 'top', 'right', 'bottom', 'score']] if rows else pd.DataFrame(columns=['photo', 'left', 'top', 'right', 'bottom', 'score'])
+    photos = photo_names(img_dir)
+    if not photos: raise FileNotFoundError(f"no photo in {img_dir}: files ending in {', '.join(IMAGE_SUFFIXES)} were expected")
+    rows = [detector.find(Path(img_dir)/o, by).assign(photo=o) for o in tqdm(photos, desc='cracks', unit=' photos', disable=not progress)]
+    return pd.concat(rows, ignore_index=True)[['photo', 'left', 'top', 'right', 'bottom', 'score']]
 
+# %% ../../nbs/recipes/detect.ipynb #a18bc9c2
+def _find_command(img_dir, out, model, by, progress):
+    "hp_cracks --model"
+    if by not in STAGES: raise ValueError(f"--by {by}: expected one of {', '.join(STAGES)}")
+    if Path(out).is_dir(): raise ValueError(f"{out} is a folder: with --model a CSV file to write was expected")
+    res = find_in_folder(CrackDetector.load(model), img_dir, by, progress)
+    _replace_file(out, lambda part: res.to_csv(part, index=False))
+    print(f'{len(res)} cracks on {res.photo.nunique()} of {len(photo_names(img_dir))} photos: {out}')
+
+def _train_command(img_dir, out, truth, label, variant, variants, **settings):
+    "hp_cracks --truth"
+    chosen = {v.name: v for v in CRACK_VARIANTS}
+    if variant not in chosen: raise ValueError(f"--variant {variant}: expected one of {', '.join(chosen)}")
+    if Path(out).is_file(): raise ValueError(f"{out} is a file: with --truth a folder to write to was expected")
+    truths = read_truth(img_dir, truth, label); print(truths)
+    if variants:
+        table = variant_study(img_dir, truths, out, **settings)
+        print(table[['variant', 'precision', 'recall', 'published_precision', 'published_recall', 'thresh', 'thresh_precision', 'thresh_recall']].round(3).to_string(index=False))
+        print(f"table and models: {Path(out)/'variants.csv'}"); return
+    detector,table,_ = crack_study(img_dir, truths, out, chosen[variant], **settings)
+    print(table.round(3).to_string(index=False)); print(f'{detector}; everything in {out}')
+
+# %% ../../nbs/recipes/detect.ipynb #ca507158
 @call_parse
 def hp_cracks(
     img_dir:str,                  # folder of the photos
     out:str,                      # folder of the run; with --model a CSV of the boxes that are found
     truth:str=None,               # COCO json, folder of VOC xml files, or folder of masks named as the photos
     model:str=None,               # folder of an earlier run: find cracks with its detector
+    label:str=None,               # category or categories of the truth that are cracks, separated by commas; default: there is only one
     variant:str='iou35_weighted', # how to train: plain, weighted, iou35_weighted, no_replacement, focal or focal_no_alpha
+    variants:bool=False,          # train the six variants, each into OUT/its name, and compare them in OUT/variants.csv; no detector
+    cap:bool=False,               # of the crops without crack keep those of highest IoU, 800 to train and 200 to validate, as the original
+    per_bin:int=10,               # crops without crack of a bin of IoU and photo, at most
     arch:str='resnext50_32x4d',   # any timm model
     epochs:int=30,                # at most; it stops when the validation loss falls no more
+    patience:int=3,               # epochs without a lower validation loss, after which it stops
+    bs:int=32,                    # crops in a batch
     size:int=224,                 # pixels of a side
     max_side:int=None,            # propose on a copy of the photo whose longer side is at most this
     weights:str=None,             # file with the backbone's weights, instead of a download through timm
@@ -426,14 +448,10 @@ def hp_cracks(
     quiet:bool=False,             # no progress bars
 ):
     "Train a crack detector on the photos in IMG_DIR and their TRUTH, or find cracks with one"
-    with users_errors():
+    with users_errors(bar=not quiet):
+        at_least(1, per_bin=per_bin, epochs=epochs, patience=patience, bs=bs, size=size, max_side=max_side); at_least(0, n_workers=n_workers, seed=seed)
         if (truth is None)==(model is None): raise ValueError("one of --truth (to train) and --model (to find) was expected")
-        if model:
-            res = find_in_folder(CrackDetector.load(model), img_dir, by, not quiet)
-            Path(out).parent.mkdir(parents=True, exist_ok=True); _replace_file(out, lambda part: res.to_csv(part, index=False))
-            print(f'{len(res)} cracks on {res.photo.nunique()} of {len(photo_names(img_dir))} photos: {out}'); return
-        chosen = {v.name: v for v in CRACK_VARIANTS}
-        if variant not in chosen: raise ValueError(f"--variant {variant}: expected one of {', '.join(chosen)}")
-        detector,table,_ = crack_study(img_dir, read_truth(img_dir, truth), out, chosen[variant], dict(max_side=max_side) if max_side else None, size=size, n_workers=n_workers, seed=seed,
-                                       progress=not quiet, arch=arch, pretrained=not from_scratch, weights=weights, epochs=epochs)
-        print(table.round(3).to_string(index=False)); print(f'{detector}; everything in {out}')
+        if model: _find_command(img_dir, out, model, by, not quiet); return
+        _train_command(img_dir, out, truth, [o.strip() for o in label.split(',')] if label else None, variant, variants, search=dict(max_side=max_side) if max_side else None, per_bin=per_bin,
+                       cap=ORIGINAL_CAP if cap else None, size=size, n_workers=n_workers, seed=seed, progress=not quiet, arch=arch, pretrained=not from_scratch, weights=weights,
+                       epochs=epochs, patience=patience, dls_kw=dict(bs=bs))
