@@ -301,8 +301,10 @@ def wildlife_learner(
     "A learner with plain cross-entropy; its validation loss is the log loss"
     s = settings or WildlifeSettings()
     metrics = property_metrics(dls.schema, 'accuracy', joint=False)
-    return property_learner(dls, s.arch, s.pretrained and not s.weights, s.weights, PropertyLoss(dls.schema), [*metrics, ErrorRate(metrics[0].counts, dls.schema.names[0])],
+    learn = property_learner(dls, s.arch, s.pretrained and not s.weights, s.weights, PropertyLoss(dls.schema), [*metrics, ErrorRate(metrics[0].counts, dls.schema.names[0])],
                             **{**dict(drop_rate=s.drop_rate, drop_path_rate=0., lr=s.lr, seed=s.seed, log=None), **s.arch_kwargs, **kwargs})
+    if s.freeze_bn: learn.add_cb(FreezeBatchNorm())
+    return learn
 
 def train_wildlife(
     learn:PropertyLearner, # of `wildlife_learner`, trained in place
@@ -310,10 +312,8 @@ def train_wildlife(
 )->PropertyLearner: # the same learner
     "`fine_tune` with frozen epochs first; one cycle over all layers where nothing was learned before"
     s = settings or WildlifeSettings()
-    cbs = [FreezeBatchNorm()] if s.freeze_bn else []
-    with learn.added_cbs(cbs):
-        if s.pretrained or s.weights: learn.fine_tune(s.epochs, s.lr, freeze_epochs=s.freeze_epochs)
-        else: learn.fit_one_cycle(s.freeze_epochs+s.epochs, s.lr)
+    if s.pretrained or s.weights: learn.fine_tune(s.epochs, s.lr, freeze_epochs=s.freeze_epochs)
+    else: learn.fit_one_cycle(s.freeze_epochs+s.epochs, s.lr)
     return learn
 
 # %% ../../nbs/recipes/wildlife.ipynb #067bd0e4
