@@ -39,7 +39,7 @@ class Results:
 def real_truths(data):
     "Photo -> true boxes, from the masks; photos are named from the data folder"
     df = pd.read_csv(data/'labels.csv')
-    return mask_file_boxes(dict(zip(df.file, df['mask'])), data)
+    return mask_file_boxes(dict(zip(df.file, df['mask'])), data, data)
 
 # ---- proposals ----
 
