@@ -151,7 +151,7 @@ def logistic_probs(prop, x, targs, train, C, balanced):
 
 def choose_logistic(task, x, strengths=None):
     "Best answer of a logistic regression for each property: C and class weights by the validation part, by the very score that is reported"
-    strengths = strengths or ((3e-4, 1e-3, 3e-3, 1e-2, 3e-2, .1) if len(x)<2000 else (1e-3, 1e-2, .1))   # with thousands of crops each takes a minute
+    strengths = strengths or ((3e-4, 1e-3, 3e-3, 1e-2, 3e-2, .1) if len(x)<2000 else (1e-2, .1, 1.))   # with thousands of crops each takes a minute
     train,valid = (task.df.split.eq(o).to_numpy() for o in ('train', 'valid'))
     res,chosen = [],{}
     for prop,targs in zip(task.schema, task.schema.encode(task.df).values()):
@@ -305,9 +305,9 @@ def main():
             if is_done(csv, name, model, seed): continue
             set_seed(seed)
             scores,took = run_model(name, TASKS[name](o.data, work, seed), model, o.data/TRUNK, work, seed)
-            for m,o in scores.items():
-                print(name, seed, m, {k: round(float(v), 3) for k,v in o.items()}, f'{took:.0f} s', flush=True)
-                add_rows(csv, name, m, seed, o, took)
+            for m,res in scores.items():
+                print(name, seed, m, {k: round(float(v), 3) for k,v in res.items()}, f'{took:.0f} s', flush=True)
+                add_rows(csv, name, m, seed, res, took)
             write_report(csv, 'python benchmarks/real_photos.py')
 
 if __name__=='__main__': main()
