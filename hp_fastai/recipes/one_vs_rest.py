@@ -202,6 +202,7 @@ def _check_folder(self:OneVsRest):
 def _claim_folder(self:OneVsRest):
     "Write settings and table into the folder, with the first run that is complete"
     self._check_folder()
+    if (self.out_dir/'settings.json').is_file(): return
     self.df.to_csv(self.out_dir/'table.csv', index=False)
     (self.out_dir/'settings.json').write_text(json.dumps(self._settings(), indent=1, default=str))
 

@@ -486,14 +486,13 @@ def cross_validate(
     s,parts,test,folds = settings or WildlifeSettings(),[],[],[]
     check_arch(s.arch)
     n = s.freeze_epochs+s.epochs
-    bar = tqdm(total=n*n_folds, desc=s.arch, unit='epoch', disable=not progress)
-    for i,df in enumerate(_splits(comp, s, n_folds)):
-        valid = df[df.split=='valid']
-        probs,answers = _fold_answers(comp, s, df, Path(out)/f'{s.arch}_{i}' if out else None, num_workers, CountEpochs(bar))
-        bar.update(n*(i+1)-bar.n)
-        parts.append(pd.DataFrame(probs, valid.index)); test.append(answers)
-        folds.append(dict(fold=i, n_train=len(df)-len(valid), n_valid=len(valid), **_fold_scores(comp, valid, probs)))
-    bar.close()
+    with tqdm(total=n*n_folds, desc=s.arch, unit='epoch', disable=not progress) as bar:
+        for i,df in enumerate(_splits(comp, s, n_folds)):
+            valid = df[df.split=='valid']
+            probs,answers = _fold_answers(comp, s, df, Path(out)/f'{s.arch}_{i}' if out else None, num_workers, CountEpochs(bar))
+            bar.update(n*(i+1)-bar.n)
+            parts.append(pd.DataFrame(probs, valid.index)); test.append(answers)
+            folds.append(dict(fold=i, n_train=len(df)-len(valid), n_valid=len(valid), **_fold_scores(comp, valid, probs)))
     probs = pd.concat(parts).sort_index()
     rows,probs = comp.train.loc[probs.index],probs.to_numpy(copy=True)
     interp = PropertyInterpretation(comp.schema, probs, rows, rows.file_name.tolist(), comp.path, s.size)
