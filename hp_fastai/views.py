@@ -250,7 +250,8 @@ def find_group(
     "Find out which rows of `df` show the same house or are of one drive"
     photos,files = _photo_codes(df)
     labels = schema.names if schema else []
-    sure = (_column_groups(df, labels), _folder_groups(files), _time_groups(df, files, img_dir), _place_groups(df, files))
+    sure = [_column_groups(df, labels), _folder_groups(files), _time_groups(df, files, img_dir)]
+    sure.append(_place_groups(df, files))
     found = [(name,groups,True) for o in sure for name,groups in o]
     found += [(name,groups,False) for name,groups in _name_groups(files)]
     rows,taken = [],None
@@ -343,7 +344,9 @@ def _unit(x, least):
 def _views(x):
     "Brightness without the mean, and its change from pixel to pixel, of pictures `x` (..., n, n), each of length 1"
     n = x.shape[-1]
-    change = np.concatenate([x[...,:-1,1:]-x[...,:-1,:-1], x[...,1:,:-1]-x[...,:-1,:-1]], axis=-1)
+    here = x[...,:-1,:-1]
+    right,below = x[...,:-1,1:],x[...,1:,:-1]
+    change = np.concatenate([right-here, below-here], axis=-1)
     return _unit(x-x.mean((-2,-1), keepdims=True), n),_unit(change, n/2)     # a blank wall is like nothing else
 
 def _compare(x, y, rows, cols):
@@ -365,7 +368,7 @@ def _refined(x, y, where, cuts):
     best = _compare(x[None], y[None], rows, cols[12:13]).argmax()            # first the rows, then the columns
     return _compare(x[None], y[None], rows[best:best+1], cols).max()
 
-# %% ../nbs/02b_views.ipynb #7871d59b
+# %% ../nbs/02b_views.ipynb #28ed84f0
 def _likeness(thumbs, pairs, rough=.7):
     "Likeness of each of `pairs` (a, b, mirrored); 0 where the rough search finds less than `rough`"
     coarse,fine = _cuts(16)[::5,::5].reshape(9, 16, THUMB),_cuts(32)
