@@ -243,8 +243,8 @@ class Photo:
     size: tuple        # (width, height), upright
     stored_size: tuple # (width, height) in the file, before the EXIF block turns it
     orientation: int   # EXIF orientation, 1 (upright) to 8
-    mode: str          # Pillow's name of the pixels in the file: 'RGB', 'L', 'I;16'...
     notes: list = field(default_factory=list) # (reason, value): what was guessed
+    mode: str = ''     # Pillow's name of the pixels in the file: 'RGB', 'L', 'I;16'...
 
 def _stored(img):
     "Size of the opened `img` in its file, and its EXIF orientation"
@@ -296,7 +296,7 @@ def _decode(img, n=0, bands=None, path='image'):
     if is_deep: notes.append(_deep_note(rgb))
     if not _turns_itself(img): rgb = turn_upright(rgb, orientation)
     if rgb is not img: rgb.info = {}                     # nobody is to turn it twice
-    return Photo(rgb, rgb.size, stored_size, orientation, mode, notes)
+    return Photo(rgb, rgb.size, stored_size, orientation, notes, mode)
 
 # %% ../nbs/00c_pictures.ipynb #fb445a19
 def _read(path, max_pixels=None, bands=None):
