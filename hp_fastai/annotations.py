@@ -6,35 +6,32 @@ Docs: https://hp-fastai.github.io/hp_fastai/annotations.html.md"""
 
 # %% auto #0
 __all__ = ['BOX_REASONS', 'UNITS', 'READERS', 'FORMATS', 'PHOTO_COLUMNS', 'SCORE_COLUMNS', 'CATEGORY_COLUMNS', 'CORNER_COLUMNS',
-           'SIDE_COLUMNS', 'SIZE_COLUMNS', 'FRAMES', 'HPV2_ATTRIBUTES', 'CATEGORY', 'table_of', 'Problems', 'parse_box',
-           'Box', 'PhotoBoxes', 'Annotations', 'photo_name', 'declared_size', 'Collector', 'size_text', 'corner_fault',
-           'coco_corners', 'rotated_hull', 'outline_box', 'check_units', 'read_annotations', 'xml_root', 'TablePhotos',
-           'Frame', 'photo_text', 'find_frame', 'turn_box', 'box_fault', 'place_boxes', 'is_dropped', 'Labels',
-           'find_photos']
+           'SIDE_COLUMNS', 'SIZE_COLUMNS', 'FRAMES', 'HPV2_ATTRIBUTES', 'CATEGORY', 'FRAME_DOUBTS', 'table_of',
+           'Problems', 'parse_box', 'Box', 'PhotoBoxes', 'Annotations', 'photo_name', 'declared_size', 'Collector',
+           'size_text', 'corner_fault', 'coco_corners', 'rotated_hull', 'outline_box', 'check_units',
+           'read_annotations', 'xml_root', 'TablePhotos', 'Frame', 'photo_text', 'find_frame', 'turn_box', 'box_fault',
+           'place_boxes', 'is_dropped', 'Labels', 'find_photos', 'doubtful_photo', 'plot_frames', 'write_coco',
+           'write_cvat']
 
-# %% ../nbs/01b_annotations.ipynb #7dafc021
-import json, math
+# %% ../nbs/01b_annotations.ipynb #d4ebebb6
+import json, math, re
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.parsers import expat
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 from pycocotools import mask as coco_mask
-from .files import PICTURE_SUFFIXES, FileFinder, inside
+from .files import PICTURE_SUFFIXES, FileFinder, inside, replace_file
+from .pictures import PICTURE_REASONS, Photo, picture_size, read_photo
 from .schema import label_text, read_table
 
-# %% ../nbs/01b_annotations.ipynb #a5e6064a
+# %% ../nbs/01b_annotations.ipynb #e0872f87
 BOX_REASONS = {                           # reason: is the box dropped?
-    # the photo
-    'photo missing': True,                # no such file below the photo folder
-    'photo not an image': True,
-    'photo truncated or damaged': True,
-    'photo not readable': True,           # no permission, for instance
-    'photo too large': True,              # over Pillow's limit; `max_pixels` raises it
-    'photo in HEIC format': True,         # Pillow needs a plugin for it
+    **PICTURE_REASONS,                    # those of the photo: missing, damaged, too large...
     'photo unknown': True,                # the annotation's `image_id` is none of the file's images
     'file name unusable': True,           # none, absolute, or with `..`: it would leave the folder
     'file name ambiguous': True,          # several photos of the folder could be meant
@@ -65,7 +62,7 @@ BOX_REASONS = {                           # reason: is the box dropped?
     'box partly outside the photo': False,# cut at the border
     'box over the seam of a panorama': False, # cut at the border; the rest is at the other end of the photo
     'frame assumed upright': False,       # the photo is turned by its EXIF block, and the file names no size
-    'frame told by the size': False,      # the size says another frame than the option
+    'frame against the size': False,      # the size in the file says another frame than the option, which counts
     'size unusable': False,               # width and height of the file are no sizes; the photo's own is taken
     'annotation id duplicate': False,     # same id as an earlier one, but another box: both are kept
     'annotation id missing': False,
@@ -85,7 +82,7 @@ BOX_REASONS = {                           # reason: is the box dropped?
     'crop renamed': False,                # its name belongs to another photo or to another side
 }
 
-# %% ../nbs/01b_annotations.ipynb #2f1031e9
+# %% ../nbs/01b_annotations.ipynb #75905cbb
 def table_of(
     rows,   # tuples
     columns # one name for each of their items
@@ -96,7 +93,7 @@ def table_of(
     return pd.DataFrame({c: pd.Series(list(o), dtype=object if _whole(o) else None)
                          for c,o in zip(columns, cells)})
 
-# %% ../nbs/01b_annotations.ipynb #02b4d199
+# %% ../nbs/01b_annotations.ipynb #54364e76
 class Problems(list):
     "Findings about photos and boxes, to become a report"
     columns = ['photo', 'ann_id', 'reason', 'value', 'dropped']
@@ -119,7 +116,7 @@ class Problems(list):
         "The report as a table"
         return table_of([o[1:] for o in sorted(self, key=lambda o: o[0])], self.columns)
 
-# %% ../nbs/01b_annotations.ipynb #bf4f5bd6
+# %% ../nbs/01b_annotations.ipynb #43691d4b
 def parse_box(
     cell, # '[left, top, right, bottom]' as text, or four numbers
 )->tuple: # (left, top, right, bottom), floats
@@ -131,7 +128,7 @@ def parse_box(
     except (TypeError, ValueError): pass
     raise ValueError(f"box {cell!r}: expected four finite numbers [left, top, right, bottom]")
 
-# %% ../nbs/01b_annotations.ipynb #8fe32281
+# %% ../nbs/01b_annotations.ipynb #995a92de
 @dataclass(slots=True)
 class Box:
     "One annotation, as its file has it"
@@ -167,7 +164,7 @@ class PhotoBoxes:
         "A copy without `anns`, for other processes"
         return replace(self, anns=[])
 
-# %% ../nbs/01b_annotations.ipynb #14121ad8
+# %% ../nbs/01b_annotations.ipynb #03736ed4
 @dataclass(repr=False)
 class Annotations:
     "Photos with boxes, and the problems that show before a photo is opened"
@@ -189,7 +186,7 @@ class Annotations:
         n = sum(o[-1] for o in self.problems)
         return f'{self.name}: {self.format}, {self.n_photos:,} photos, {self.n_boxes:,} boxes, {n:,} dropped so far'
 
-# %% ../nbs/01b_annotations.ipynb #cf6645a8
+# %% ../nbs/01b_annotations.ipynb #b1a3417c
 def _id_text(value):
     "An id as text; '' if it is none"
     plain = isinstance(value, (int, float, str, np.integer)) and not isinstance(value, bool)
@@ -219,7 +216,7 @@ def declared_size(
     size = _side(width),_side(height)
     return (None if size==(None, None) else size), None in size
 
-# %% ../nbs/01b_annotations.ipynb #648ef942
+# %% ../nbs/01b_annotations.ipynb #e93ac912
 class Collector:
     "Photos, boxes and problems of a file while it is read"
     def __init__(self, units='pixels', upright=False):
@@ -228,7 +225,7 @@ class Collector:
         self.problems,self.n_photos,self.n_boxes = Problems(),0,0
         self.categories,self.attributes = Counter(),{}
 
-# %% ../nbs/01b_annotations.ipynb #01fd9438
+# %% ../nbs/01b_annotations.ipynb #3caf8dac
 @patch
 def photo(
     self:Collector,
@@ -262,7 +259,7 @@ def _note_id(self:Collector, photo, key, id_, again, where):
     elif again: self.problems.add('photo listed twice', id_, **where)
     if not any(o is photo for o in known): known.append(photo)
 
-# %% ../nbs/01b_annotations.ipynb #5d1a1614
+# %% ../nbs/01b_annotations.ipynb #22d45972
 @patch
 def find_photo(
     self:Collector,
@@ -281,7 +278,7 @@ def size_text(
     "A size for people"
     return 'no size' if size is None else ' x '.join('?' if o is None else str(o) for o in size)
 
-# %% ../nbs/01b_annotations.ipynb #bb86fac9
+# %% ../nbs/01b_annotations.ipynb #983811b1
 @patch
 def box(
     self:Collector,
@@ -320,7 +317,7 @@ def _repeated(self:Collector, photo, ann):
     same = first[:3]==(photo.name, ann.corners, ann.rotation)
     return 'annotation repeated' if same else 'annotation id duplicate', ann.ann_id
 
-# %% ../nbs/01b_annotations.ipynb #99d83d2c
+# %% ../nbs/01b_annotations.ipynb #83beea2a
 @patch
 def finish(
     self:Collector,
@@ -342,7 +339,7 @@ def _drop_all(self:Collector, photo, value):
     for o in photo.anns: self.problems.add('photo listed in two sizes', value, photo.name, o, (photo.at, o.at))
     photo.anns,photo.boxes,photo.frames = [],[],{}
 
-# %% ../nbs/01b_annotations.ipynb #9dbd14d6
+# %% ../nbs/01b_annotations.ipynb #a8afa45e
 def _is_number(o): return isinstance(o, (int, float)) and not isinstance(o, bool)
 
 def corner_fault(
@@ -367,7 +364,7 @@ def _side_fault(bbox):
     if not all(abs(o)<1e300 for o in bbox): return 'box NaN or infinite'
     return 'box negative' if min(bbox[2:])<0 else 'box empty' if min(bbox[2:])==0 else ''
 
-# %% ../nbs/01b_annotations.ipynb #6c8781f7
+# %% ../nbs/01b_annotations.ipynb #b7e94e0d
 _QUARTERS = {0: (1, 0), 1: (0, 1)}   # cosine and sine without a rounding error
 
 def rotated_hull(
@@ -382,7 +379,7 @@ def rotated_hull(
     dx,dy = w*cos+h*sin, w*sin+h*cos
     return [x-dx, y-dy, x+dx, y+dy]
 
-# %% ../nbs/01b_annotations.ipynb #d48194cb
+# %% ../nbs/01b_annotations.ipynb #a2d5b60b
 def _rotation(value):
     "Degrees of a `rotation`; None if it is not a number, which is an attribute of the user's own"
     if isinstance(value, bool): return None
@@ -396,7 +393,7 @@ def _rotate(ann, degrees):
     ann.rotation = degrees%360
     return [('box rotated', f'{degrees:g} degrees')]
 
-# %% ../nbs/01b_annotations.ipynb #9165fe73
+# %% ../nbs/01b_annotations.ipynb #8a34a92e
 def _polygon_box(polygons):
     "Box around polygons, each a flat list of x and y, or a list of points"
     parts = polygons if isinstance(polygons[0], (list, tuple)) and not _is_point(polygons[0]) else [polygons]
@@ -434,7 +431,7 @@ def outline_box(
     try: return _mask_box(segmentation) if isinstance(segmentation, dict) else (_polygon_box(segmentation), None)
     except (TypeError, ValueError, KeyError, IndexError, OverflowError) as e: raise ValueError(f'outline: {e}') from None
 
-# %% ../nbs/01b_annotations.ipynb #ffc01297
+# %% ../nbs/01b_annotations.ipynb #e3f9c97c
 _COCO_KEYS = {'id', 'image_id', 'category_id', 'bbox', 'segmentation', 'area', 'iscrowd', 'ignore', 'attributes', 'score',
               'keypoints', 'num_keypoints', 'caption', 'bbox_mode'}
 
@@ -449,7 +446,7 @@ def _attributes(ann):
 
 def _no_box(bbox): return bbox is None or (isinstance(bbox, list) and all(o==0 for o in bbox))
 
-# %% ../nbs/01b_annotations.ipynb #b550d16e
+# %% ../nbs/01b_annotations.ipynb #75316590
 def _coco_box(ann, names):
     "`Box` of a COCO annotation; its fault, notes, and the size of the mask that it was taken from"
     cat,bbox,frame,notes,fault = ann.get('category_id'),ann.get('bbox'),None,[],''
@@ -500,7 +497,7 @@ def _read_coco(coco, name, units):
         res.box(photo, box, lost or fault, notes, frame)
     return res.finish('coco', name)
 
-# %% ../nbs/01b_annotations.ipynb #519d2f24
+# %% ../nbs/01b_annotations.ipynb #a1c56b3a
 UNITS = ('pixels', 'share')
 
 def _reaches(photos):
@@ -523,7 +520,7 @@ def check_units(
         raise ValueError(f"{name}: {far} of {len(reach)} boxes reach beyond 2, the furthest to {reach.max():g}, so they are no shares of the photo "
                          "(0 to 1); leave `units='share'` (--units share) out")
 
-# %% ../nbs/01b_annotations.ipynb #4b1463c0
+# %% ../nbs/01b_annotations.ipynb #74bb6232
 READERS = {'coco': _read_coco}  # the others follow
 FORMATS = {'coco': "COCO json (lists 'images' and 'annotations')", 'cvat': 'CVAT for images 1.1 (XML)',
            'label-studio': 'Label Studio JSON or JSON-MIN', 'voc': 'Pascal VOC (XML file, or a folder of them)',
@@ -543,7 +540,7 @@ def _kind_of(data):
     if isinstance(data.get('annotations'), list): return 'coco'
     if 'detection_categories' in data or any(isinstance(o, dict) and 'detections' in o for o in data['images']): return 'megadetector'
 
-# %% ../nbs/01b_annotations.ipynb #66e63848
+# %% ../nbs/01b_annotations.ipynb #970dfebd
 def _what(data):
     "What a json file has, for people"
     if isinstance(data, dict): return f"an object with {', '.join(map(repr, list(data)[:8])) or 'nothing in it'}"
@@ -591,7 +588,7 @@ def _json_kind(data, name):
     if kind is None: _refuse(name, f'unknown annotations, {_what(data)}')
     return kind,data
 
-# %% ../nbs/01b_annotations.ipynb #6e2bcb56
+# %% ../nbs/01b_annotations.ipynb #cc60b23a
 def read_annotations(
     source,      # file or folder, or what was read from one: dict, list, DataFrame
     format=None, # 'coco', 'cvat', 'label-studio', 'voc', 'megadetector', 'table'; None: told by the content
@@ -610,7 +607,7 @@ def read_annotations(
     if kind!='megadetector': check_units(res, units)
     return res
 
-# %% ../nbs/01b_annotations.ipynb #73e8b7e3
+# %% ../nbs/01b_annotations.ipynb #97c138de
 class _Stop(Exception): "The root of an XML file is found"
 
 def xml_root(
@@ -635,7 +632,7 @@ def _elements(path, tag):
             elif el.tag=='track': raise ValueError(f"{path}: CVAT for video (tracks); export it as 'CVAT for images 1.1'")
     except ElementTree.ParseError as e: raise ValueError(f"{path}: not a whole XML file ({e})") from None
 
-# %% ../nbs/01b_annotations.ipynb #0770b6b7
+# %% ../nbs/01b_annotations.ipynb #e0ea0cdb
 def _number(text):
     "Number of a text; NaN if it is none"
     try: return float(text)
@@ -667,7 +664,7 @@ def _cvat_corners(el):
 
 _CVAT_SHAPES = ('box', 'ellipse', 'polygon', 'mask', 'cuboid', 'polyline', 'points', 'skeleton')
 
-# %% ../nbs/01b_annotations.ipynb #41e6b3e9
+# %% ../nbs/01b_annotations.ipynb #5bb8d8ef
 def _cvat_box(el, number):
     "`Box` of a shape of CVAT, its fault, and notes"
     attrs = {o.get('name'): o.text or '' for o in el.findall('attribute')}
@@ -697,7 +694,7 @@ def _read_cvat(path, name, units):
 
 READERS['cvat'] = _read_cvat
 
-# %% ../nbs/01b_annotations.ipynb #63087838
+# %% ../nbs/01b_annotations.ipynb #bf772087
 def _pivoted(box, degrees):
     "Box that, turned around its centre, is where `box` is after a turn around its top left corner"
     l,t,r,b = box
@@ -722,7 +719,7 @@ def _studio_corners(value, size):
     y,height = _percent((value.get('y'), value['height']), h)
     return [x, y, x+width, y+height],'rectangle'
 
-# %% ../nbs/01b_annotations.ipynb #ddda696d
+# %% ../nbs/01b_annotations.ipynb #ca221a44
 @dataclass
 class _Region:
     "What Label Studio says about one region"
@@ -769,7 +766,7 @@ def _set_place(region, o, value):
     region.size,_ = declared_size(o.get('original_width'), o.get('original_height'))
     region.turned = _rotation(o.get('image_rotation')) or 0
 
-# %% ../nbs/01b_annotations.ipynb #8b5f7784
+# %% ../nbs/01b_annotations.ipynb #d154c4d4
 def _studio_box(region, whole, id_):
     "`Box` of a region of Label Studio, its fault, and notes"
     category = region.labels if len(region.labels)!=1 else region.labels[0]
@@ -786,7 +783,7 @@ def _studio_box(region, whole, id_):
         notes += _rotate(res, degrees)
     return res,(fault, region.value) if fault else None,notes
 
-# %% ../nbs/01b_annotations.ipynb #398b21a0
+# %% ../nbs/01b_annotations.ipynb #a335df31
 def _cancelled(o): return not isinstance(o, dict) or o.get('was_cancelled')
 
 def _pick_annotation(task):
@@ -820,7 +817,7 @@ def _short_task(task):
             results.append(dict(o, id=place, from_name=key, value=o))
     return dict(task, annotations=[dict(id=task.get('annotation_id'), result=results)])
 
-# %% ../nbs/01b_annotations.ipynb #92aa60ae
+# %% ../nbs/01b_annotations.ipynb #3d6f9225
 def _read_studio(data, name, units):
     "Annotations of Label Studio's JSON or JSON-MIN"
     if units=='share': raise ValueError(f"{name}: Label Studio's boxes are in percent, and read as such; leave `units` out")
@@ -840,7 +837,7 @@ def _read_studio(data, name, units):
 
 READERS['label-studio'] = _read_studio
 
-# %% ../nbs/01b_annotations.ipynb #eda43298
+# %% ../nbs/01b_annotations.ipynb #4d45fa5d
 def _text_of(el, path):
     "Text at `path` below an XML element; '' if there is none"
     return (el.findtext(path) or '').strip()
@@ -871,7 +868,7 @@ def _counts_from_one(boxes):
     "Are pixels counted from 1? `boxes` are texts; whole numbers of at least 1 say so"
     return bool(boxes) and all(o.isdigit() and int(o)>0 for box in boxes for o in box)
 
-# %% ../nbs/01b_annotations.ipynb #f6baf2c5
+# %% ../nbs/01b_annotations.ipynb #a1fe7744
 def _voc_box(obj, number, first):
     "`Box` of a VOC object, its fault, and notes; `first` is the number of the first pixel"
     attrs = {o: _text_of(obj, o) for o in _VOC_FLAGS if obj.find(o) is not None}
@@ -907,7 +904,7 @@ def _read_voc(path, name, units):
 
 READERS['voc'] = _read_voc
 
-# %% ../nbs/01b_annotations.ipynb #db8047bf
+# %% ../nbs/01b_annotations.ipynb #f98cde75
 def _detection(det, names, number):
     "`Box` of a detection, and its fault"
     det = det if isinstance(det, dict) else {}
@@ -930,7 +927,7 @@ def _read_detections(data, name, units):
 
 READERS['megadetector'] = _read_detections
 
-# %% ../nbs/01b_annotations.ipynb #f78ef920
+# %% ../nbs/01b_annotations.ipynb #68e1a6ad
 PHOTO_COLUMNS = ('image_name', 'file_name_original', 'file_name', 'filename', 'image')  # the first that is there counts
 SCORE_COLUMNS = ('box_scores', 'score', 'confidence')
 CATEGORY_COLUMNS = ('category', 'class', 'label')
@@ -939,7 +936,7 @@ CORNER_COLUMNS = (('left', 'top', 'right', 'bottom'), ('xmin', 'ymin', 'xmax', '
 SIDE_COLUMNS = (('x', 'y', 'w', 'h'), ('x', 'y', 'width', 'height'), ('left', 'top', 'width', 'height'))
 SIZE_COLUMNS = (('image_width', 'image_height'), ('img_width', 'img_height'), ('width', 'height'))
 
-# %% ../nbs/01b_annotations.ipynb #08f2dc96
+# %% ../nbs/01b_annotations.ipynb #807db044
 def _first(df, names):
     "First of the columns `names` that the table has, or None"
     return next((o for o in names if o in df), None)
@@ -964,7 +961,7 @@ def _columns(df, name):
     size = [o for o in SIZE_COLUMNS if o[0] not in box and (o[0]!='width' or corners and not text)]
     return _Columns(photo, box, box in SIDE_COLUMNS, _first(df, SCORE_COLUMNS), _first(df, CATEGORY_COLUMNS), _all(df, size))
 
-# %% ../nbs/01b_annotations.ipynb #6cb3124d
+# %% ../nbs/01b_annotations.ipynb #a2d84d03
 def _cell_box(cell, sides):
     "Corners of a box that can be used, or None; and what is wrong with it"
     try: l,t,r,b = parse_box(cell)
@@ -999,7 +996,7 @@ class TablePhotos:
         self.told = _lists(df, (columns.score, columns.category, *columns.size))
         self.others = _lists(df, [c for c in df if c not in (*self.told, columns.photo, *columns.box)])
 
-# %% ../nbs/01b_annotations.ipynb #25c14e9f
+# %% ../nbs/01b_annotations.ipynb #bd6af784
 @patch
 def _rows(self:TablePhotos, k): return self.order[self.starts[k]:self.starts[k+1]]
 
@@ -1034,7 +1031,7 @@ def __len__(self:TablePhotos): return len(self.kept)
 @patch
 def __iter__(self:TablePhotos): return (self[n] for n in range(len(self)))
 
-# %% ../nbs/01b_annotations.ipynb #e8899719
+# %% ../nbs/01b_annotations.ipynb #19a4a5ac
 @patch
 def check(
     self:TablePhotos,
@@ -1062,7 +1059,7 @@ def _lost(self:TablePhotos, k, name, usable):
     sizes = self._size(k)
     if len(sizes)>1: return 'photo listed in two sizes',' and '.join(sorted(map(size_text, sizes)))
 
-# %% ../nbs/01b_annotations.ipynb #32f22000
+# %% ../nbs/01b_annotations.ipynb #9eb41c34
 def _read_table(df, name, units):
     "Annotations of a table"
     columns,problems = _columns(df, name),Problems()
@@ -1075,7 +1072,7 @@ def _read_table(df, name, units):
 
 READERS['table'] = _read_table
 
-# %% ../nbs/01b_annotations.ipynb #a210a881
+# %% ../nbs/01b_annotations.ipynb #7d1ee32f
 def _near(declared, size):
     "Have both the same proportions, up to the rounding of one of them to whole pixels?"
     (dw,dh),(w,h) = declared,size
@@ -1088,7 +1085,7 @@ def _fit(declared, size):
     if all(d in (None, o) for d,o in zip(declared, size)): return 2
     return int(None not in declared and _near(declared, size))
 
-# %% ../nbs/01b_annotations.ipynb #256d2974
+# %% ../nbs/01b_annotations.ipynb #1cb3dec6
 FRAMES = ('stored', 'upright')
 
 @dataclass(slots=True)
@@ -1107,7 +1104,7 @@ def photo_text(
     return (f'the photo is {size_text(photo.stored_size)} as stored and {size_text(photo.size)} upright '
             f'(EXIF orientation {photo.orientation})')
 
-# %% ../nbs/01b_annotations.ipynb #6d141d42
+# %% ../nbs/01b_annotations.ipynb #2ef64176
 def find_frame(
     declared,  # (width, height) of the photo as the file says it, or None
     photo,     # size, stored_size, orientation
@@ -1120,13 +1117,17 @@ def find_frame(
     upright,stored = _fit(declared, photo.size),_fit(declared, photo.stored_size)
     if not upright and not stored: return Frame(fault=('photo of another size', value))
     if not turned: return _scaled(Frame(declared), upright, value)
-    if upright>stored:
-        res = _scaled(Frame(declared), upright, value)
-        if frame=='stored': res.notes.append(('frame told by the size', value))
-        return res
-    if frame is None: return Frame(fault=('frame not known', f"{value}; `frame='stored'` or `'upright'` (--frame) says which"))
-    if frame=='upright' and not upright: declared,upright = declared[::-1],stored
-    return _scaled(Frame(declared, frame=='stored'), stored if frame=='stored' else upright, value)
+    if frame is None and upright<=stored:
+        return Frame(fault=('frame not known', f'{value}; {_SAY_FRAME}'))
+    return _scaled(_told_frame(declared, frame or 'upright', upright, stored, value), max(upright, stored), value)
+
+_SAY_FRAME = "`frame='stored'` or `'upright'` (--frame) says which"
+
+def _told_frame(declared, frame, upright, stored, value):
+    "Frame that the user says; the size may count the other one, and so be the wrong way round"
+    fit,other = (stored, upright) if frame=='stored' else (upright, stored)
+    notes = [('frame against the size', value)] if frame=='stored' and not stored else []
+    return Frame(declared if fit>=other else declared[::-1], frame=='stored', notes=notes)
 
 def _unsized(photo, frame):
     "Frame of a turned photo whose size the file does not say"
@@ -1138,7 +1139,7 @@ def _scaled(res, fit, value):
     if fit==1: res.notes.append(('box scaled', value))
     return res
 
-# %% ../nbs/01b_annotations.ipynb #e023203d
+# %% ../nbs/01b_annotations.ipynb #4bea6537
 def turn_box(
     box,        # [left, top, right, bottom] in the stored picture
     size,       # (width, height) of the stored picture
@@ -1150,7 +1151,7 @@ def turn_box(
     if orientation in (3, 4, 6, 7): t,b = h-b,h-t
     return [t, l, b, r] if orientation>4 else [l, t, r, b]
 
-# %% ../nbs/01b_annotations.ipynb #21235950
+# %% ../nbs/01b_annotations.ipynb #afb4240b
 def box_fault(
     box, # [left, top, right, bottom], pixels of the photo
     size # (width, height) of the photo
@@ -1164,7 +1165,7 @@ def box_fault(
     seam = abs(w-2*h)<=.01*w and min(l, w-r)<-.5 and h>64
     return 'box over the seam of a panorama' if seam else 'box partly outside the photo'
 
-# %% ../nbs/01b_annotations.ipynb #2eaae5bf
+# %% ../nbs/01b_annotations.ipynb #7c3d866f
 def place_boxes(
     photo_boxes, # `PhotoBoxes`
     photo,       # the photo: size, stored_size, orientation, as `read_photo` gives it
@@ -1186,7 +1187,7 @@ def is_dropped(
     "Is a box with this `fate` dropped?"
     return any(BOX_REASONS[reason] for reason,_ in fate)
 
-# %% ../nbs/01b_annotations.ipynb #24ad07b6
+# %% ../nbs/01b_annotations.ipynb #051443a9
 def _frame_for(photo_boxes, size, photo, frame):
     "Frame of boxes whose file says `size`"
     if photo_boxes.upright and size is None: return Frame()
@@ -1196,14 +1197,16 @@ def _frame_for(photo_boxes, size, photo, frame):
     return res
 
 def _doubt(photo_boxes, photo, frame):
-    "(reason, value) if no size is said, and the boxes fit the stored picture but not the upright one"
-    known = photo_boxes.declared or photo_boxes.units=='share' or frame or photo_boxes.upright
+    "(reason, value) if boxes leave the upright picture, but fit the stored one, and nobody says which it is"
+    known = photo_boxes.units=='share' or frame or photo_boxes.upright
     if known or photo.orientation<5 or not photo_boxes.boxes: return None
+    size = photo_boxes.declared or photo.size
+    if None in size or find_frame(size, photo).fault: return None
     right,bottom = (max(o[i] for o in photo_boxes.boxes) for i in (2, 3))
-    def _inside(size): return right<=size[0]+.5 and bottom<=size[1]+.5
-    if _inside(photo.size) or not _inside(photo.stored_size): return None
-    return 'frame not known',(f"boxes reach to {right:g} and {bottom:g}, {photo_text(photo)}; "
-                              "`frame='stored'` or `'upright'` (--frame) says which")
+    if _holds(size, right, bottom) or not _holds(size[::-1], right, bottom): return None
+    return 'frame not known',f'boxes reach to {right:g} and {bottom:g}, {photo_text(photo)}; {_SAY_FRAME}'
+
+def _holds(size, right, bottom): return right<=size[0]+.5 and bottom<=size[1]+.5
 
 def _place(box, found, units, photo):
     "Box in the upright photo, and its fate"
@@ -1225,7 +1228,7 @@ def _scale(box, unit, size):
     l,t,r,b = box
     return [l*across, t*down, r*across, b*down]
 
-# %% ../nbs/01b_annotations.ipynb #ec1616f8
+# %% ../nbs/01b_annotations.ipynb #1efe685a
 HPV2_ATTRIBUTES = dict(complete='building_completeness', condition='building_condition', material='building_material',
                        security='building_security', use='building_use')  # as Housing Passports v2 names them in CVAT
 CATEGORY = '<category>'
@@ -1244,7 +1247,7 @@ class Labels:
         found = [self._label(prop, source, ann) for prop,source in self.sources.items()]
         return [text for text,_ in found],[problem for _,problem in found if problem]
 
-# %% ../nbs/01b_annotations.ipynb #ba8c3938
+# %% ../nbs/01b_annotations.ipynb #30632c83
 @patch
 def _label(self:Labels, prop, source, ann):
     "Text of one label, or None; and a problem, or None"
@@ -1263,7 +1266,7 @@ def _fits(self:Labels, prop, text):
         except KeyError: self.fits[prop,text] = False
     return self.fits[prop,text]
 
-# %% ../nbs/01b_annotations.ipynb #51319512
+# %% ../nbs/01b_annotations.ipynb #49ba57b8
 def find_photos(
     photos,  # of `Annotations`
     finder,  # `FileFinder` of the photo folder
@@ -1281,3 +1284,199 @@ def _lose(photo, note, problems):
     "Note that a photo is not there, for each of its boxes"
     reason = 'photo missing' if not note else 'file name ambiguous' if 'ambiguous' in note else 'file name unusable'
     for o in photo.anns or [None]: problems.add(reason, note, photo.name, o, (photo.at, -1 if o is None else o.at))
+
+# %% ../nbs/01b_annotations.ipynb #3ccd6e4b
+def doubtful_photo(
+    annotations, # `Annotations`
+    img_dir,     # folder of the photos
+    frame=None,  # 'stored' or 'upright', if the user said so
+): # `PhotoBoxes` and path of the first photo whose frame is in doubt; None if there is none
+    "The first photo with boxes whose size in the file is not that of the photo as people see it"
+    finder = FileFinder(img_dir)
+    for photo in annotations.photos:
+        found = finder.find(photo.source or photo.name) if photo.boxes else None
+        if not found or found.path is None: continue
+        path = Path(img_dir)/found.path
+        try: stored,orientation = picture_size(path)
+        except ValueError: continue
+        size = stored[::-1] if orientation>4 else stored
+        header = Photo(None, size, stored, orientation)
+        _,fates = place_boxes(photo, header, frame)
+        if any(reason in FRAME_DOUBTS for fate in fates for reason,_ in fate): return photo,path
+
+FRAME_DOUBTS = ('frame not known', 'photo of another size')
+
+# %% ../nbs/01b_annotations.ipynb #5b80e9eb
+def _frames_of(photo_boxes, photo):
+    "Title -> boxes in each frame that they could be in"
+    if photo.orientation==1:
+        bare = replace(photo_boxes.bare, declared=None, frames={})
+        whole = replace(bare, units='share', boxes=[_shares(o, photo_boxes.declared) for o in bare.boxes])
+        return {'as pixels of the photo': place_boxes(bare, photo)[0], 'stretched to the photo': place_boxes(whole, photo)[0]}
+    return {f"frame='{o}'": place_boxes(photo_boxes, photo, o)[0] for o in FRAMES}
+
+def _shares(box, size):
+    "`box` in shares of `size`"
+    if size is None or None in size: return box
+    return [o/n for o,n in zip(box, size*2)]
+
+# %% ../nbs/01b_annotations.ipynb #2928721b
+def plot_frames(
+    annotations, # `Annotations`
+    img_dir,     # folder of the photos
+    frame=None,  # 'stored' or 'upright', if the user said so
+)->plt.Figure: # the figure; None if no photo is in doubt
+    "The first doubtful photo, with its boxes in each frame that they could be in"
+    found = doubtful_photo(annotations, img_dir, frame)
+    if found is None: return None
+    photo_boxes,path = found
+    photo = read_photo(path)
+    frames = _frames_of(photo_boxes, photo)
+    fig,axs = plt.subplots(1, len(frames), figsize=(4.5*len(frames), 4), layout='constrained')
+    for ax,(title,boxes) in zip(axs, frames.items()):
+        ax.imshow(photo.img); ax.set_title(title); ax.axis('off'); ax.autoscale(False)
+        for i,(l,t,r,b) in enumerate(boxes):
+            ax.add_patch(plt.Rectangle((l, t), r-l, b-t, fill=False, lw=3, color=f'C{i%10}'))
+    fig.suptitle(f'{photo_boxes.name}: {size_text(photo_boxes.declared)} in the file,\n{photo_text(photo)}', fontsize=10)
+    plt.close(fig)
+    return fig
+
+# %% ../nbs/01b_annotations.ipynb #b832c20c
+def _counted(counts, most=6):
+    "'house 12, shop 3 and 4 more' of a Counter"
+    named = [f"{k or '(none)'} {n:,}" for k,n in counts.most_common(most)]
+    more = len(counts)-len(named)
+    return ', '.join(named)+(f' and {more} more' if more else '')
+
+@patch
+def describe(
+    self:Annotations,
+)->str: # lines of text
+    "What the file has: format, photos, boxes, categories, and attributes with their values"
+    lines = [f'{self.name}: {self.format}, {self.n_photos:,} photos, {self.n_boxes:,} boxes', *self.notes]
+    if any(self.categories): lines.append(f'categories: {_counted(self.categories, 12)}')
+    else: lines.append('no categories')
+    lines += [f'attribute {k}: {_counted(v)}' for k,v in self.attributes.items()]
+    if not self.attributes: lines.append('no attributes')
+    return '\n'.join(lines)
+
+# %% ../nbs/01b_annotations.ipynb #42e16ef8
+@patch
+def lacking(
+    self:Annotations,
+    sources, # property -> attribute, or `CATEGORY`
+)->list: # those of the attributes that no box has
+    "Which `sources` of labels the file does not have at all"
+    have_category = any(self.categories)
+    return [o for o in sources.values() if not (have_category if o==CATEGORY else o in self.attributes)]
+
+# %% ../nbs/01b_annotations.ipynb #2f81267b
+def _length(a, b):
+    "The length that, added to `a`, gives exactly `b`"
+    res = b-a
+    for o in (res, math.nextafter(res, math.inf), math.nextafter(res, -math.inf)):
+        if a+o==b: return o
+    return res
+
+def _coco_bbox(ann, corners):
+    "COCO's bbox of a `Box`, as it was read if it came from COCO"
+    raw = ann.raw
+    if isinstance(raw, list) and coco_corners(raw)[0]==corners: return raw
+    l,t,r,b = corners
+    return [l, t, _length(l, r), _length(t, b)]
+
+def _written_corners(photo, ann):
+    "Corners of a `Box` in pixels of the size that its photo declares"
+    if photo.units=='pixels': return ann.corners
+    if photo.declared is None or None in photo.declared:
+        raise ValueError(f"{photo.name}: boxes are shares of the photo, whose size is not known, so they cannot be written in pixels")
+    return [o*n for o,n in zip(ann.corners, photo.declared*2)]
+
+def _unique_ids(ids):
+    "The ids if they can tell their owners apart, else numbers from 1"
+    texts = [_id_text(o) for o in ids]
+    return list(ids) if '' not in texts and len(set(texts))==len(texts) else list(range(1, len(texts)+1))
+
+def _with_rotation(ann):
+    "Attributes of a `Box`, with its rotation"
+    has = _rotation(ann.attributes.get('rotation')) is not None
+    return ann.attributes if has or not ann.rotation else {**ann.attributes, 'rotation': ann.rotation}
+
+# %% ../nbs/01b_annotations.ipynb #d7789799
+def write_coco(
+    annotations, # `Annotations`
+    file,        # json to write
+)->Path: # the file
+    "Write photos and their usable boxes as COCO, with attributes as CVAT has them"
+    photos = list(annotations.photos)
+    image_ids = _unique_ids([o.ids[0] if o.ids else None for o in photos])
+    pairs = [(id_, o, ann) for id_,o in zip(image_ids, photos) for ann in o.anns]
+    ann_ids = _unique_ids([ann.ann_id for *_,ann in pairs])
+    cats = {c: i for i,c in enumerate(dict.fromkeys(label_text(ann.category) for *_,ann in pairs), 1) if c}
+    images = [dict(id=i, file_name=o.name, **_coco_size(o)) for i,o in zip(image_ids, photos)]
+    anns = [_coco_ann(id_, image_id, o, ann, cats) for id_,(image_id,o,ann) in zip(ann_ids, pairs)]
+    data = dict(images=images, categories=[dict(id=i, name=c) for c,i in cats.items()], annotations=anns)
+    return replace_file(file, lambda part: part.write_text(json.dumps(data, default=_plain), encoding='utf-8'))
+
+# %% ../nbs/01b_annotations.ipynb #e2b5fbe4
+def _plain(o):
+    "Numbers of NumPy as Python's"
+    if hasattr(o, 'item'): return o.item()
+    raise TypeError(f'{o!r} cannot be written')
+
+def _coco_size(photo):
+    "Width and height as COCO has them"
+    return {k: n for k,n in zip(('width', 'height'), photo.declared or ()) if n is not None}
+
+def _coco_ann(id_, image_id, photo, ann, cats):
+    "One annotation of COCO"
+    l,t,w,h = bbox = _coco_bbox(ann, _written_corners(photo, ann))
+    res = dict(id=id_, image_id=image_id, bbox=bbox, area=w*h, iscrowd=0, segmentation=[], attributes=_with_rotation(ann))
+    category = label_text(ann.category)
+    if category: res['category_id'] = cats[category]
+    if ann.score is not None: res['score'] = ann.score
+    return res
+
+# %% ../nbs/01b_annotations.ipynb #9b585ee9
+_XML_SIGNS = str.maketrans({'&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;', '\r': '&#13;', '\n': '&#10;', '\t': '&#9;'})
+_NOT_XML = re.compile('[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]')
+
+def _xml(text, what):
+    "`text` escaped, so that XML gives it back letter by letter"
+    bad = _NOT_XML.search(text)
+    if bad: raise ValueError(f"{what}: {text!r} has the character {bad[0]!r}, which XML cannot hold; write it as COCO")
+    return text.translate(_XML_SIGNS)
+
+def _tag(tag, what, /, **attrs):
+    "Start of an XML element"
+    cells = ''.join(f' {k}="{_xml(v if isinstance(v, str) else repr(v), what)}"' for k,v in attrs.items() if v is not None)
+    return f"<{tag}{cells}"
+
+def _cvat_shape(photo, ann):
+    "Lines of one box of CVAT"
+    sides = dict(zip(('xtl', 'ytl', 'xbr', 'ybr'), map(_plain_number, _written_corners(photo, ann))))
+    attrs = _with_rotation(ann)
+    degrees = _rotation(attrs.get('rotation'))
+    yield f"    {_tag('box', photo.name, label=label_text(ann.category), occluded='0', **sides, rotation=degrees, z_order='0')}>"
+    for k,v in attrs.items():
+        if k=='rotation' and degrees is not None: continue
+        text = v if isinstance(v, str) else label_text(v)
+        yield f"      {_tag('attribute', photo.name, name=k)}>{_xml(text, photo.name)}</attribute>"
+    yield '    </box>'
+
+def _plain_number(o): return o.item() if hasattr(o, 'item') else o
+
+# %% ../nbs/01b_annotations.ipynb #c7f7f100
+def write_cvat(
+    annotations, # `Annotations`
+    file,        # XML file to write
+)->Path: # the file
+    "Write photos and their usable boxes as CVAT for images 1.1"
+    lines = ['<?xml version="1.0" encoding="utf-8"?>', '<annotations>', '  <version>1.1</version>']
+    for i,photo in enumerate(annotations.photos):
+        size = _coco_size(photo)
+        lines.append(f"  {_tag('image', photo.name, id=str(i), name=photo.name, **size)}>")
+        for ann in photo.anns: lines += _cvat_shape(photo, ann)
+        lines.append('  </image>')
+    text = '\n'.join([*lines, '</annotations>', ''])
+    return replace_file(file, lambda part: part.write_text(text, encoding='utf-8', newline='\n'))
