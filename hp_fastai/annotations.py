@@ -773,7 +773,7 @@ def _studio_corners(value, size):
     if 'height' not in value: return None,'brush' if 'rle' in value else 'point'
     x,width = _percent((value.get('x'), value.get('width')), w)
     y,height = _percent((value.get('y'), value['height']), h)
-    return [x, y, x+width, y+height],'rectangle'
+    return [round(o, 6) for o in (x, y, x+width, y+height)],'rectangle'   # 31, not 30.999999
 
 # %% ../nbs/01b_annotations.ipynb #19268804
 @dataclass
@@ -1318,7 +1318,7 @@ def _scale(box, unit, size):
     across,down = (1 if u in (None, n) else n/u for u,n in zip(unit, size))
     if across==down==1: return box
     l,t,r,b = box
-    return [l*across, t*down, r*across, b*down]
+    return [round(o, 6) for o in (l*across, t*down, r*across, b*down)]   # 31, not 30.999999: crops cut fractions off
 
 # %% ../nbs/01b_annotations.ipynb #b59cc884
 HPV2_ATTRIBUTES = dict(                # as Housing Passports v2 names them in CVAT
