@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
+from .files import read_context
 
 # %% ../nbs/00_schema.ipynb #ea9f5e99
 _WHOLE = re.compile(r'(-?(?:0|[1-9]\d*))\.0+')                # 2.0, but neither 2.5 nor 007.0
@@ -360,13 +361,6 @@ def _read_texts(path):
     except (pd.errors.ParserError, UnicodeDecodeError) as e:
         raise ValueError(f"{path} is no table: {expected} ({e})") from None
 
-def _read_buffer(path):
-    "Pixels of context noted beside the table `path`, or in its folder for a part of a split; None if there is no note"
-    files = [path.with_suffix('.context.json')]
-    if path.stem in ('train', 'valid', 'test'): files.append(path.with_name('context.json'))
-    file = next((o for o in files if o.is_file()), None)
-    return json.loads(file.read_text())['buffer'] if file else None
-
 def read_table(
     path,     # CSV file
     props=(), # label columns, read as text: a class '007' stays '007'
@@ -375,7 +369,7 @@ def read_table(
     df = _read_texts(Path(path))
     df = df.drop(columns=[c for c in df.columns[:1] if c.startswith('Unnamed')])
     for c in df.columns.difference(list(props)): df[c] = _plain_column(df[c])
-    buffer = _read_buffer(Path(path))
+    buffer = read_context(path)
     if buffer is not None: df.attrs['buffer'] = buffer
     return df
 
