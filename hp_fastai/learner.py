@@ -140,7 +140,7 @@ def seen_classes(
 
 class PropertyLearner(Learner):
     "fastai `Learner` whose model answers several properties"
-    trained = None # classes that had an example in any call of `fit`, as `seen_classes` gives them
+    trained_classes = None # classes that had an example in any call of `fit`, as `seen_classes` gives them
     @delegates(Learner.__init__)
     def __init__(self,
         dls,     # loaders that carry their schema
@@ -169,14 +169,14 @@ class PropertyLearner(Learner):
         "The `AnswerRule` of the loss"
         if isinstance(self.loss_func, PropertyLoss): return self.loss_func.rule
         acts = ['sigmoid' if p.is_multi else 'softmax' for p in self.schema]
-        return AnswerRule(self.schema, tuple(acts), seen=self.seen())
+        return AnswerRule(self.schema, tuple(acts), seen=self.seen_in_training())
 
 @patch
-def seen(
+def seen_in_training(
     self:PropertyLearner,
 )->tuple: # per property one bool a class; None where the loaders cannot say
     "Classes with an example in training: in this `dls`, or in what was trained on before"
-    now,before = seen_classes(self.dls),self.trained
+    now,before = seen_classes(self.dls),self.trained_classes
     if now is None or before is None: return now or before
     return tuple(tuple(a or b for a,b in zip(*o)) for o in zip(now, before))
 
@@ -184,7 +184,7 @@ def seen(
 def tell_seen(self:PropertyLearner):
     "Tell the loss which classes have an example in training"
     f = self.loss_func
-    if isinstance(f, PropertyLoss) and f.schema==getattr(self.dls, 'schema', None): f.seen = self.seen()
+    if isinstance(f, PropertyLoss) and f.schema==getattr(self.dls, 'schema', None): f.seen = self.seen_in_training()
 
 # %% ../nbs/08_learner.ipynb #f166b922
 def _say_unseen(schema, unseen):
@@ -200,11 +200,11 @@ class SeenClasses(Callback):
     def before_fit(self):
         "Tell the loss; warn once"
         if not is_training(self.learn): return
-        old = self.learn.trained
-        self.learn.trained = self.learn.seen()
+        old = self.learn.trained_classes
+        self.learn.trained_classes = self.learn.seen_in_training()
         self.learn.tell_seen()
         unseen = self.learn.rule.unseen()
-        if unseen and old!=self.learn.trained: warnings.warn(_say_unseen(self.learn.schema, unseen))
+        if unseen and old!=self.learn.trained_classes: warnings.warn(_say_unseen(self.learn.schema, unseen))
 
 # %% ../nbs/08_learner.ipynb #433a6b64
 class TrainingDiverged(ValueError):
