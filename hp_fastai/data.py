@@ -37,6 +37,7 @@ from fastai.vision.core import PILImage, imagenet_stats
 from fastai.vision.data import ImageBlock
 from .schema import *
 from .street import *
+from .pictures import *
 from .clip import *
 from .split import *
 

@@ -6,7 +6,7 @@ Docs: https://hp-fastai.github.io/hp_fastai/pictures.html.md"""
 
 # %% auto #0
 __all__ = ['PICTURE_REASONS', 'exif_orientation', 'turn_upright', 'PictureError', 'any_size', 'Photo', 'read_photo', 'upright',
-           'picture_size', 'check_pictures', 'read_mask']
+           'picture_size', 'check_pictures', 'parse_bands', 'tiff_tags', 'read_mask', 'inverted_choice']
 
 # %% ../nbs/00c_pictures.ipynb #ba71716a
 import math,os,threading
@@ -244,6 +244,7 @@ class Photo:
     stored_size: tuple # (width, height) in the file, before the EXIF block turns it
     orientation: int   # EXIF orientation, 1 (upright) to 8
     notes: list = field(default_factory=list) # (reason, value): what was guessed
+    mode: str = ''     # Pillow's name of the pixels in the file: 'RGB', 'L', 'I;16'...
 
 def _stored(img):
     "Size of the opened `img` in its file, and its EXIF orientation"
@@ -288,14 +289,14 @@ def _notes_before(img, n, bands):
 
 def _decode(img, n=0, bands=None, path='image'):
     "`img` as `Photo`; `n` of its bands are read as they are stored"
-    is_deep,notes = _is_deep(img),_notes_before(img, n, bands)
+    mode,is_deep,notes = img.mode,_is_deep(img),_notes_before(img, n, bands)
     stored_size,orientation = _stored(img)
     img.load()
     rgb = _choose_bands(img, bands, n, path) if bands else _to_rgb(img, notes)
     if is_deep: notes.append(_deep_note(rgb))
     if not _turns_itself(img): rgb = turn_upright(rgb, orientation)
     if rgb is not img: rgb.info = {}                     # nobody is to turn it twice
-    return Photo(rgb, rgb.size, stored_size, orientation, notes)
+    return Photo(rgb, rgb.size, stored_size, orientation, notes, mode)
 
 # %% ../nbs/00c_pictures.ipynb #fb445a19
 def _read(path, max_pixels=None, bands=None):
@@ -312,12 +313,19 @@ def _read(path, max_pixels=None, bands=None):
         said = f'cannot be decoded: {e}'
         raise PictureError(path, 'photo truncated or damaged', str(e), said) from e
 
+def _decode_image(img, bands=None):
+    "The PIL image `img` as `Photo`"
+    n = _n_bands(img)
+    if n and not bands and len(img.getbands())>3: return _decode(img, n, (1,2,3))
+    return _decode(img, n, bands)
+
 def read_photo(
-    path,            # of a picture file
+    path,            # of a picture file; a PIL image is taken too
     max_pixels=None, # above that it is too large; None: 179 million
     bands=None,      # numbers, from 1, of the three bands that are colours; None: 1, 2, 3
 )->Photo: # upright RGB, with what was guessed
     "Read the picture `path`; `PictureError` says why it cannot be read"
+    if isinstance(path, Image.Image): return _decode_image(path, bands)
     if not os.path.isfile(path): raise PictureError(path, 'photo missing')
     try: return _read(path, max_pixels, bands)
     except OSError as e: raise PictureError(path, 'photo not readable', e.strerror) from e
@@ -328,10 +336,8 @@ def upright(
     max_pixels=None, # above that a file is too large; None: 179 million
 )->Image.Image: # RGB, 8 bits, turned as the EXIF orientation says
     "`img_or_path` as RGB and upright; a broken file is a `PictureError` that names it"
-    if not isinstance(img_or_path, Image.Image): return _read(img_or_path, max_pixels).img
-    img,n = img_or_path,_n_bands(img_or_path)
-    bands = (1,2,3) if n and len(img.getbands())>3 else None
-    return _decode(img, n, bands).img
+    if isinstance(img_or_path, Image.Image): return _decode_image(img_or_path).img
+    return _read(img_or_path, max_pixels).img
 
 # %% ../nbs/00c_pictures.ipynb #4c6741c3
 def picture_size(
@@ -363,6 +369,26 @@ def check_pictures(
     with ThreadPoolExecutor(n_threads) as pool:
         found = pool.map(partial(_wrong_with, full=full, max_pixels=max_pixels), paths)
         return [o for o in found if o]
+
+# %% ../nbs/00c_pictures.ipynb #ab4ad35f
+def parse_bands(
+    text, # such as '4,1,2'; None or '' for the usual ones
+)->tuple: # three numbers from 1, or None
+    "The option `--bands` of a command"
+    if not text: return None
+    try: bands = tuple(int(o) for o in text.split(','))
+    except ValueError: bands = ()
+    if len(bands)==3 and min(bands)>=1: return bands
+    raise ValueError(f"--bands {text}: three numbers from 1 with commas between them were expected, such as 4,1,2")
+
+def tiff_tags(
+    path, # of a picture file
+)->dict: # number -> value; empty if it is no TIFF
+    "Tags of a TIFF, from its header alone"
+    try:
+        with any_size():
+            with _open_image(path)[0] as img: return dict(img.tag_v2) if _turns_itself(img) else {}
+    except OSError as e: raise PictureError(path, 'photo not readable', e.strerror or str(e)) from e
 
 # %% ../nbs/00c_pictures.ipynb #439cfd31
 def _few(values):
@@ -496,3 +522,12 @@ def _fit_mask(on, name, size, orientation):
     if on.shape==(h,w) or orientation in (5,6,7,8) and on.shape==(w,h):
         return np.ascontiguousarray(_turn_mask(on, name, (w,h), orientation))
     raise ValueError(f"{name}: {own} pixels, but its picture has {w} x {h}")
+
+# %% ../nbs/00c_pictures.ipynb #67dd89fa
+def inverted_choice(
+    inverted_mask=False, # --inverted-mask: 0 is what is drawn
+    mask_as_is=False,    # --mask-as-is: 0 is what is not drawn, however much is
+)->bool: # `inverted` of `read_mask`; None where nothing was told
+    "What the two options of a command say"
+    if inverted_mask and mask_as_is: raise ValueError("--inverted-mask and --mask-as-is: one of them was expected")
+    return True if inverted_mask else False if mask_as_is else None

@@ -6,7 +6,7 @@ Docs: https://hp-fastai.github.io/hp_fastai/views.html.md"""
 
 # %% auto #0
 __all__ = ['GROUP_WORDS', 'THUMB', 'source_names', 'name_time', 'exif_time', 'folder_group', 'link_groups', 'Grouping',
-           'find_group', 'find_near_duplicates']
+           'crop_column', 'find_group', 'find_near_duplicates']
 
 # %% ../nbs/02b_views.ipynb #019a4f6c
 import hashlib,re
@@ -200,13 +200,23 @@ class Grouping:
     n: int                # how many groups
     tells_views: bool     # does it tell which photos show one house? Copies of one photo do not
     candidates: pd.DataFrame # candidate, groups, verdict
+    @property
+    def said(self):
+        "What is kept together, in one line"
+        if self.name: return f'kept together: {self.name} ({self.n:,} groups)'
+        return 'kept together: only the crops of one photo; nothing tells which photos show one house'
     def __str__(self):
-        taken = f'{self.name} ({self.n:,} groups)' if self.name else 'only the crops of one photo'
         left = [o for o in self.candidates.itertuples() if not o.verdict.startswith('taken')]
-        return 'kept together: ' + taken + ''.join(f'\n  not {o.candidate}: {o.verdict}' for o in left)
+        return self.said + ''.join(f'\n  not {o.candidate}: {o.verdict}' for o in left)
     __repr__ = __str__
 
 # %% ../nbs/02b_views.ipynb #4eb68e0c
+def crop_column(
+    df:pd.DataFrame, # table
+)->str|None: # column with the path of each row's own picture
+    "Where the picture of a row is: `image_name_clip` in a table of `clip`, `file_name` once it is merged"
+    return next((c for c in ('image_name_clip', 'file_name') if c in df), None)
+
 def _photo_codes(df):
     "Number of the photo of each row, and the paths to look at"
     col = next((c for c in ('file_name_original', 'file_name', 'image_name') if c in df), None)
