@@ -309,6 +309,7 @@ class ClipResult:
     n_photos: int        # photos in the file
     n_boxes: int         # boxes in the file
     n_new: int           # crops cut by this run; the others were there already
+    doubt: Path = None   # picture of the first photo whose boxes nobody knows how to place, if there is one
 
     @property
     def written(self):
@@ -324,7 +325,9 @@ class ClipResult:
         return self.report.groupby('reason', sort=False).dropped.agg(rows='size', dropped='sum')
     def __repr__(self):
         read = f"{self.n_photos:,} photos and {self.n_boxes:,} boxes read"
-        return f"{self.side}: {read}; {self.written:,} crops ({self.n_new:,} new), {self.dropped:,} boxes dropped"
+        look = f"; look at {self.doubt.name}, and say `frame`" if self.doubt else ''
+        cut = f"{self.written:,} crops ({self.n_new:,} new), {self.dropped:,} boxes dropped"
+        return f"{self.side}: {read}; {cut}{look}"
     def _repr_html_(self):
         return f'<p>{self}</p>' + (self.reasons.reset_index().to_html(index=False) if len(self.report) else '')
 
@@ -418,9 +421,20 @@ def _clip(annotations, journal, how, find_labels, n_workers, progress):
             rows += _rows(task, res, find_labels, problems)
     table = table_of(rows, _COLUMNS+list(find_labels.sources))
     table.attrs['buffer'] = how.buffer
-    res = ClipResult(table, problems.table(), journal.side, annotations.n_photos, annotations.n_boxes, n_new)
+    counts = annotations.n_photos,annotations.n_boxes,n_new
+    res = ClipResult(table, problems.table(), journal.side, *counts)
+    res.doubt = _draw_doubt(res, annotations, how)
     _write_result(res, journal, how.buffer)
     return res
+
+# %% ../nbs/02_clip.ipynb #d0ub7a11
+def _draw_doubt(res, annotations, how):
+    "Draw the first photo whose boxes nobody knows how to place, in each frame; the file, None if there is none"
+    file = how.out_dir/f'clip_frames_{res.side}.png'
+    doubtful = res.report.reason.isin(FRAME_DOUBTS).any()
+    fig = plot_frames(annotations, how.img_dir, how.frame) if doubtful else None
+    if fig is None: file.unlink(missing_ok=True); return None
+    return replace_file(file, partial(fig.savefig, format='png', dpi=100))
 
 def _write_result(res, journal, buffer):
     "Report, context, and last the table, which says that all is done"
