@@ -32,39 +32,43 @@ def _origin(e):
 
 def is_foreseen(
     e, # exception
-)->bool: # was it raised by a check of ours, or is it about a file, the network, memory, a missing package?
+)->bool: # from a check of ours, or about a file, the network, memory, a missing package
     "Is `e` about the user's input rather than a fault of ours?"
-    if isinstance(e, (OSError, ModuleNotFoundError, MemoryError)) or 'OutOfMemory' in type(e).__name__: return True
+    if isinstance(e, (OSError, ModuleNotFoundError, MemoryError)): return True
+    if 'OutOfMemory' in type(e).__name__: return True
     file,line = _origin(e)
     ours = Path(__import__('hp_fastai').__path__[0]) in Path(file).parents
-    return ours and linecache.getline(file, line).lstrip().startswith(('raise ', 'if ', 'else: raise', 'except '))
+    return ours and re.search(r'(^|: *)raise ', linecache.getline(file, line).lstrip()) is not None
 
 def one_line(
     e, # exception
 )->str: # its message
     "The message of `e` in one line; of an error in a worker process, what that one said"
     text = str(e.args[0] if isinstance(e, KeyError) and e.args else e)
+    if isinstance(e, OSError) and e.filename and e.strerror: text = f'{e.filename}: {e.strerror}'
     lines = [o.strip() for o in text.splitlines() if o.strip()] or [type(e).__name__]
     if 'Traceback' in text: return re.sub(r'^[\w.]+: ', '', lines[-1])
-    text = '; '.join(lines)
-    return text + ' (a smaller --bs needs less memory)' if 'out of memory' in text.lower() else text
+    if 'out of memory' in text.lower(): lines.append('a smaller --bs needs less memory')
+    return '; '.join(lines)
 
 def _note_fault(command, e):
     "Write the traceback of `e` to a file; the line that says so"
     file = Path(tempfile.gettempdir())/f'{command}_{os.getpid()}_traceback.txt'
     file.write_text(''.join(traceback.format_exception(e)), encoding='utf-8')
-    return f'{type(e).__name__}: {one_line(e)}; this was not foreseen, a fault of hp_fastai; the traceback: {file}'
+    said = f'{type(e).__name__}: {one_line(e)}'
+    return f'{said}; this was not foreseen, a fault of hp_fastai; the traceback: {file}'
 
 # %% ../nbs/12_cli.ipynb #007da774
 @contextmanager
 def users_errors(
-    bar=False, # may a progress bar be on the screen? Then the message begins on a line of its own
+    bar=False, # may a progress bar be on the screen? Then the message begins on a new line
 ):
-    "Within a command run from a terminal, end with one line and exit code 1 on any error; elsewhere raise as usual"
+    "In a command run from a terminal, end with one line and exit code 1 on any error"
     if not is_command(): yield; return
     start = '\n'*bool(bar) + Path(sys.argv[0]).stem + ': '
     try: yield
-    except KeyboardInterrupt: sys.exit(f'{start}stopped; the same command goes on where it was')
+    except KeyboardInterrupt:
+        sys.exit(f'{start}stopped; the same command goes on where it was')
     except Exception as e:
         said = one_line(e) if is_foreseen(e) else _note_fault(Path(sys.argv[0]).stem, e)
         sys.exit(start + said)
@@ -90,7 +94,8 @@ def at_least(
     "Raise `ValueError` that names the first option below `least`"
     for k,v in given.items():
         if v is None or v>=least: continue
-        raise ValueError(f"--{k.replace('_', '-')} {v}: a number of at least {least} was expected")
+        option = '--' + k.replace('_', '-')
+        raise ValueError(f"{option} {v}: a number of at least {least} was expected")
 
 def one_of(
     **given, # options, each with its value and what it may be; None: not given
@@ -102,15 +107,16 @@ def one_of(
 
 # %% ../nbs/12_cli.ipynb #fa7a5b8c
 def _schema(file, data_dir=None):
-    "Schema in the JSON `file`, else that of the folder `data_dir`, else the housing passports"
+    "Schema in the JSON `file`, else that in `data_dir`, else the housing passports"
     from hp_fastai.schema import Schema
     beside = Path(data_dir or '')/'schema.json'
     if file: return Schema.read(file)
-    return Schema.read(beside) if data_dir and beside.is_file() else Schema.housing_passports()
+    if data_dir and beside.is_file(): return Schema.read(beside)
+    return Schema.housing_passports()
 
 # %% ../nbs/12_cli.ipynb #60382989
 def _checked(df, props, file, path_col='file_name'):
-    "The findings of `Schema.check` for the table `df` of `file`; an error is raised, and names the file"
+    "The findings of `Schema.check` for the table `df`; an error is raised, and names the `file`"
     try: return props.check(df.reset_index(drop=True), path_col).raise_errors()
     except ValueError as e: raise ValueError(f'{file}: {e}') from None
 
@@ -121,7 +127,7 @@ def _say_warnings(report, file):
         print(f'{file}: {o.column}: {o.problem}' + (f', {o.value}' if o.value else ''))
 
 def _read_parts(data_dir, props, score=None):
-    "Table of train.csv, valid.csv and test.csv, checked; the part `score` must have labels to score a model on"
+    "The three tables as one, checked; the part `score` must have labels to score a model on"
     from hp_fastai.split import read_splits
     df,data_dir = read_splits(data_dir, props.names),Path(data_dir)
     for part,rows in df.groupby('split', sort=False):
@@ -129,7 +135,8 @@ def _read_parts(data_dir, props, score=None):
     if score is None: return df
     targs = props.encode(df[df['split']==score])
     if not any(p.known(targs[p.name]).any() for p in props):
-        raise ValueError(f"{data_dir/f'{score}.csv'}: no row with a known label to score a model on")
+        file = data_dir/f'{score}.csv'
+        raise ValueError(f"{file}: no row with a known label to score a model on")
     return df
 
 # %% ../nbs/12_cli.ipynb #bf9972cc
@@ -137,7 +144,8 @@ def _pairs(text, option):
     "Dict of 'a=1,b=two'"
     res = [o.partition('=') for o in text.split(',')]
     bad = [k for k,eq,v in res if not (k and eq and v)]
-    if bad: raise ValueError(f"--{option} {text}: NAME=VALUE, separated by commas, was expected")
+    if bad:
+        raise ValueError(f"--{option} {text}: NAME=VALUE, separated by commas, was expected")
     return {k: v for k,_,v in res}
 
 def _sources(category, attributes):
@@ -155,31 +163,37 @@ def _say_reasons(res, file):
     print(f'row by row: {file}')
 
 def _check_sources(ann_json, sources, told, units):
-    "Raise `ValueError` with the options that take what the file has, if none of `sources` is in it"
+    "Raise `ValueError` with the options that take what the file has, if it has none of `sources`"
     from hp_fastai.annotations import CATEGORY, read_annotations
     anns = read_annotations(ann_json, units=units)
     lost = anns.lacking(sources)
     if len(lost)<len(sources): return
-    names = [o for o in anns.attributes if o not in ('rotation', 'occluded', 'track_id', 'keyframe')]
-    ways = ['--category use'] if any(anns.categories) else []
-    if names: ways.append('--attributes ' + ','.join(f"{re.sub(r'[^0-9A-Za-z_]+', '_', o)}={o}" for o in names[:3]))
     print(anns.describe())
-    what = 'of the attributes asked for' if told else 'of the attributes of the housing passports'
-    raise ValueError(f"{ann_json} has none {what} ({', '.join(map(str, lost))}); "
-                     f"to take what it has: {' or '.join(ways) or 'no option, it has no label at all'}")
+    what = 'asked for' if told else 'of the housing passports'
+    ways = ' or '.join(_ways(anns)) or 'no option, it has no label at all'
+    raise ValueError(f"{ann_json} has none of the attributes {what} ({', '.join(map(str, lost))}); "
+                     f"to take what it has: {ways}")
+
+def _ways(anns):
+    "Options of `hp_clip` that take the labels of `anns`"
+    of_tools = ('rotation', 'occluded', 'track_id', 'keyframe')
+    names = [o for o in anns.attributes if o not in of_tools]
+    pairs = [f"{re.sub(r'[^0-9A-Za-z_]+', '_', o)}={o}" for o in names[:3]]
+    ways = ['--category use'] if any(anns.categories) else []
+    return ways + (['--attributes ' + ','.join(pairs)] if pairs else [])
 
 # %% ../nbs/12_cli.ipynb #26b4506e
 @call_parse
 def hp_clip(
     img_dir:str,         # folder with the photos
-    ann_json:str,        # boxes: COCO json, CVAT xml, Label Studio, Pascal VOC, a table...
+    ann_json:str,    # boxes: COCO json, CVAT xml, Label Studio, Pascal VOC, a table...
     side:str,            # name of this side of the street, for the table's file name
     out_dir:str,         # folder for the crops and cumulative_annos_SIDE.csv
     buffer:int=100,      # pixels of context on each side of a box
     category:str=None,   # plain COCO: the category's name becomes a column of this name
-    attributes:str=None, # columns and their attributes, 'roof=roof_type'; default: HPv2's in CVAT
-    schema:str='',       # JSON file of the properties, to check the labels; default: HPv2's for its attributes
-    frame:str=None,      # of boxes on photos that EXIF turns: stored or upright; default: as the sizes tell
+    attributes:str=None, # columns and their attributes, 'roof=roof_type'; default: HPv2's
+    schema:str='',       # JSON file of the properties, to check the labels
+    frame:str=None,      # of boxes on photos that EXIF turns: stored or upright
     units:str=None,      # of the boxes: pixels, or share (0-1); default: pixels
     max_pixels:int=None, # of a photo; default: Pillow's limit
     restart:bool=False,  # cut everything anew, instead of keeping the crops of an earlier run
@@ -194,12 +208,12 @@ def hp_clip(
         one_of(frame=(frame, 'stored', 'upright'), units=(units, 'pixels', 'share'))
         labels = _sources(category, attributes)
         _check_sources(ann_json, labels, category or attributes, units)
-        res = clip_coco(img_dir, ann_json, side, out_dir, buffer=buffer, labels=labels,
-                        schema=_schema(schema) if schema else None, n_workers=n_workers, progress=not quiet,
-                        frame=frame, units=units, max_pixels=max_pixels, restart=restart)
+        how = dict(frame=frame, units=units, max_pixels=max_pixels, restart=restart)
+        how |= dict(n_workers=n_workers, progress=not quiet, schema=_schema(schema) if schema else None)
+        res = clip_coco(img_dir, ann_json, side, out_dir, buffer=buffer, labels=labels, **how)
         print(res)
         _say_reasons(res, Path(out_dir)/f'clip_report_{side}.csv')
-        if not len(res.table): raise ValueError(f"no crop at all from {ann_json} and the photos in {img_dir}")
+        if res.table.empty: raise ValueError(f"no crop at all from {ann_json} and {img_dir}")
 
 # %% ../nbs/12_cli.ipynb #9a09b3a0
 def _why_no_label(name, texts):
@@ -216,19 +230,22 @@ def _why_no_label(name, texts):
     return 'long texts' if max(map(len, values))>60 else ''
 
 def _infer_schema(df, names=None):
-    "Schema of the columns of `df` that look like labels, or of those in `names`; says what it took and what not"
+    "Schema of the columns of `df` that look like labels, or of `names`; says what it took"
     from hp_fastai.schema import Property, Schema, label_text
     passports = Schema.housing_passports()
     if names is None and not [p for p in passports.names if p not in df]: return passports
-    why = {c: '' if names else _why_no_label(c, df[c].map(label_text)) for c in names or df.columns}
+    if names: why = dict.fromkeys(names, '')
+    else: why = {c: _why_no_label(c, df[c].map(label_text)) for c in df}
     cols = [c for c,o in why.items() if not o]
     if not cols:
-        raise ValueError(f"no column looks like a label; it has {list(df.columns)}: --props or --schema says which to learn")
+        raise ValueError(f"no column looks like a label; the table has {list(df.columns)}: "
+                         "--props or --schema says which to learn")
     same = {p.name: p for p in passports if p.name in cols}
     inferred = Schema.infer(df, cols)
     fits = [n for n,p in same.items() if set(inferred[n].classes) <= set(p.classes)]
     left = [f'{c} ({o})' for c,o in why.items() if o not in ('', 'reserved')]
-    print(f"properties: {', '.join(cols)}" + (f"; not taken: {', '.join(left)}" if left else ''))
+    print(f"properties: {', '.join(cols)}")
+    if left: print(f"  not {', '.join(left)}")
     return Schema([same[p.name] if p.name in fits else p for p in inferred])
 
 def _split_schema(csvs, out_dir, schema, names):
@@ -243,26 +260,31 @@ def _split_schema(csvs, out_dir, schema, names):
     return _infer_schema(pd.concat([read_table(o) for o in csvs], ignore_index=True), names)
 
 # %% ../nbs/12_cli.ipynb #46556d17
+def _named(df, file, file_col):
+    "The table `df` of `file` with its paths in `file_name`"
+    cols = list(df.columns)
+    if file_col and file_col not in cols:
+        raise KeyError(f"{file}: --file-col {file_col}: no such column; it has {cols}")
+    if file_col: return df.rename(columns={file_col: 'file_name'})
+    if 'file_name' in cols: return df
+    raise KeyError(f"{file}: no column 'file_name'; it has {cols}: --file-col names that of the paths")
+
 def _read_crops(csvs, props, file_col):
     "The tables of crops as one, checked file by file"
     import pandas as pd
     from hp_fastai.clip import merge_sides
     from hp_fastai.schema import read_table
-    tables = [read_table(o, props.names) for o in csvs]
-    for i,file in enumerate(csvs):
-        cols = list(tables[i].columns)
-        if file_col and file_col not in cols: raise KeyError(f"{file}: --file-col {file_col}: no such column; it has {cols}")
-        if file_col: tables[i] = tables[i].rename(columns={file_col: 'file_name'})
-        elif 'file_name' not in cols:
-            raise KeyError(f"{file}: no column 'file_name'; it has {cols}: --file-col names the one with the paths")
-        _checked(tables[i], props, file, 'image_name_clip' if 'image_name_clip' in cols else 'file_name')
+    tables = [_named(read_table(o, props.names), o, file_col) for o in csvs]
+    for o,file in zip(tables, csvs):
+        _checked(o, props, file, 'image_name_clip' if 'image_name_clip' in o else 'file_name')
     if 'image_name_clip' in tables[0]: return merge_sides(tables)
     return pd.concat(tables, ignore_index=True)
 
 def _fractions(text):
     "Three shares from 'a,b,c'"
     try: return tuple(map(float, text.split(',')))
-    except ValueError: raise ValueError(f"--fractions {text}: shares such as .7,.18,.12 were expected") from None
+    except ValueError:
+        raise ValueError(f"--fractions {text}: shares such as .7,.18,.12 were expected") from None
 
 def _say_candidates(df):
     "Print which groupings were passed over, and why"
@@ -270,22 +292,23 @@ def _say_candidates(df):
 
 @call_parse
 def hp_split(
-    csvs:Annotated[str, dict(nargs='+')], # tables of `hp_clip`, or any with a path and one column per property
-    out_dir:str,         # folder for train.csv, valid.csv, test.csv, schema.json, audit.csv, audit.png
-    group:str='auto',    # what stays together: a column, folder:N (first N folders), none (only a photo), auto
+    csvs:Annotated[str, dict(nargs='+')], # tables of `hp_clip`, or any with paths and labels
+    out_dir:str,    # folder for train.csv, valid.csv, test.csv, schema.json and the audit
+    group:str='auto',    # what stays together: a column, folder:N, none (only a photo) or auto
     fractions:str=None,  # shares of train, valid and test; default: .7,.18,.12
-    schema:str='',       # JSON file of the properties; default: OUT_DIR/schema.json, else inferred
-    props:str=None,      # columns to learn, 'roof,use'; default: those that look like labels
+    schema:str='',    # JSON file of the properties; default: that in OUT_DIR, else inferred
+    props:str=None,    # columns to learn, 'roof,use'; default: those that look like labels
     file_col:str=None,   # column with the paths of the pictures; default: file_name
     img_dir:str=None,    # folder of the crops: near-duplicates are kept together
-    hpv2:bool=False,     # split as Housing Passports v2 did: by three properties, photos torn apart
+    hpv2:bool=False,     # split as Housing Passports v2 did, photos torn apart
     seed:int=42,         # of the split
 ):
-    "Merge the tables of both sides, add weights, split them without leaks, and audit the split"
+    "Merge the tables of both sides, split them without leaks, and audit the split"
     with users_errors():
         from hp_fastai.split import audit_split, split_hpv2, split_table, write_splits
         at_least(0, seed=seed)
-        if hpv2 and fractions: raise ValueError("--fractions and --hpv2: Housing Passports v2 has shares of its own")
+        if hpv2 and fractions:
+            raise ValueError("--fractions and --hpv2: Housing Passports v2 has shares of its own")
         shares,group = _fractions(fractions or '.7,.18,.12'),group or 'auto'
         schema = _split_schema(csvs, out_dir, schema, props.split(',') if props else None)
         df = _read_crops(csvs, schema, file_col)
@@ -300,12 +323,14 @@ def hp_split(
 
 # %% ../nbs/12_cli.ipynb #bcde0c3f
 def _most_common(prop, targs):
-    "Target row `(n_classes,)` of the most common answer in `targs`, those of which are known class by class"
+    "Target row `(n_classes,)` of the most common answer in `targs`"
     import numpy as np
     known = prop.known_classes(targs)
     n,of = np.where(known, targs, 0).sum(0),np.maximum(known.sum(0), 1)
-    if not known.any(): return np.zeros(prop.n_classes, np.float32)
-    return (n/of>.5).astype(np.float32) if prop.is_multi else np.eye(prop.n_classes, dtype=np.float32)[n.argmax()]
+    if prop.is_multi: return (n/of>.5).astype(np.float32)
+    res = np.zeros(prop.n_classes, np.float32)
+    res[n.argmax()] = known.any()
+    return res
 
 def baseline_scores(
     df,          # table with a `split` column
@@ -320,12 +345,18 @@ def baseline_scores(
     return score_table(schema, [test[n] for n in schema.names], guess)
 
 # %% ../nbs/12_cli.ipynb #d65f7662
+@contextmanager
+def _silent(learn, quiet):
+    "No bars where nobody would see them; with `quiet` no line per epoch either"
+    with learn.no_bar() if no_bars(quiet) else nullcontext():
+        with learn.no_logging() if quiet else nullcontext(): yield
+
 def _train(dls, out, arch, epochs, freeze_epochs, lr, quiet=False, **kwargs):
     "Learner trained on `dls`; log and curves go into `out`"
     from hp_fastai.learner import plot_history, property_learner
     out.mkdir(parents=True, exist_ok=True)
     learn = property_learner(dls, arch, path=out, **kwargs)
-    with learn.no_bar() if no_bars(quiet) else nullcontext(), learn.no_logging() if quiet else nullcontext():
+    with _silent(learn, quiet):
         if freeze_epochs: learn.fine_tune(epochs, lr, freeze_epochs)
         else: learn.unfreeze(); learn.fit_one_cycle(epochs, lr)
     _save(plot_history(learn.history.table), out/'history.png')
@@ -335,11 +366,13 @@ def _evaluate(learn, df, out, quiet=False):
     "Scores of `learn` on the test part; evaluation and bundle go into `out`"
     from hp_fastai.bundle import save_bundle
     from hp_fastai.interpret import PropertyInterpretation
-    save_bundle(learn, out/'model.safetensors')      # whatever happens next, the model is there
-    with learn.no_bar() if no_bars(quiet) else nullcontext():
-        interp = PropertyInterpretation.from_learner(learn, dl=learn.dls.test_dl(with_labels=True))
+    file = out/'model.safetensors'
+    save_bundle(learn, file)    # whatever happens next, the model is there
+    with _silent(learn, quiet):
+        test = learn.dls.test_dl(with_labels=True)
+        interp = PropertyInterpretation.from_learner(learn, dl=test)
     scores = write_evaluation(interp, out, baseline_scores(df, learn.schema))
-    save_bundle(learn, out/'model.safetensors', scores={o['property']: o for o in scores.to_dict('records')})
+    save_bundle(learn, file, scores={o['property']: o for o in scores.to_dict('records')})
     return scores
 
 def _value(text):
@@ -357,14 +390,16 @@ def write_evaluation(
     out_dir,  # folder for the files
     baseline, # `baseline_scores`, to stand beside the model's
 ): # DataFrame of the scores, one row per property
-    "Write report.csv, scores.csv, confusion.png and top_losses.png into `out_dir`; return the scores"
+    "Write report.csv, scores.csv and two pictures into `out_dir`; return the scores"
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     interp.report().to_csv(out/'report.csv', index=False)
     both = ['f1_macro', 'accuracy']
     base = baseline[['property', *both]].rename(columns={o: f'baseline_{o}' for o in both})
     scores = interp.scores().merge(base, on='property')
-    for o in both: scores.insert(scores.columns.get_loc(o)+1, f'baseline_{o}', scores.pop(f'baseline_{o}'))
+    for o in both:
+        column = scores.pop(f'baseline_{o}')
+        scores.insert(scores.columns.get_loc(o)+1, f'baseline_{o}', column)
     scores.to_csv(out/'scores.csv', index=False)
     _save(interp.plot_confusion_matrix(), out/'confusion.png')
     _save(interp.plot_top_losses(8), out/'top_losses.png')
@@ -382,11 +417,20 @@ def _labelled(data_dir, schema):
     props = _schema(schema, data_dir)
     return _read_parts(data_dir, props, 'test'),props
 
+def _loaders(df, props, img_dir, check, **kwargs):
+    "Loaders of the three parts; `check` 'none' opens no crop before"
+    from hp_fastai.data import PropertyDataLoaders
+    kwargs['check'] = check if check!='none' else False
+    if 'check' not in PropertyDataLoaders.from_df.__code__.co_varnames:   # SHIM
+        kwargs = {k:v for k,v in kwargs.items() if k not in ('check', 'arch')} | dict(size=kwargs['size'] or 224)
+    return PropertyDataLoaders.from_df(df, props, img_dir, **kwargs)
+
 def _callbacks(tracker, restart, told):
     "Callbacks that let a training go on where it was stopped, and follow it"
     from hp_fastai.resume import Resume
     from hp_fastai.track import create_tracker
-    return [Resume(CHECKPOINT, restart, **told), *([create_tracker(tracker, **told)] if tracker else [])]
+    trackers = [create_tracker(tracker, **told)] if tracker else []
+    return [Resume(CHECKPOINT, restart, **told), *trackers]
 
 # %% ../nbs/12_cli.ipynb #db518d29
 @call_parse
@@ -396,54 +440,58 @@ def hp_train(
     data_dir:str,               # folder with train.csv, valid.csv and test.csv
     out:str='.',                # where the run's folder is made
     arch:str='convnextv2_tiny', # any timm model
-    arch_args:str='',           # the architecture's own arguments: 'pad_type=same,img_size=384'
+    arch_args:str='',    # the architecture's own arguments: 'pad_type=same,img_size=384'
     epochs:int=10,              # epochs with all layers learning
-    freeze_epochs:int=1,        # epochs before, with the heads learning alone; 0: one cycle over all layers
+    freeze_epochs:int=1,        # epochs before, with the heads learning alone; 0: none
     lr:float=1e-3,              # learning rate; `lr_find` in a notebook finds a good one
-    size:int=None,              # pixels of a side; default: what the backbone has learned with
+    size:int=None,              # pixels of a side; default: those of the backbone
     bs:int=64,                  # crops in a batch
-    weights:str=None,           # file with the backbone's weights, instead of a download through timm
+    weights:str=None,           # file with the backbone's weights, instead of a download
     from_scratch:bool=False,    # start from random weights, in one cycle over all layers
-    sampler:str=None,           # 'rarity', or a column of weights such as 'weights'; default: shuffle
-    cache:str=None,             # folder for decoded crops, to read them from in later epochs
-    schema:str='',              # JSON file of the properties; default: DATA_DIR/schema.json, else HPv2's
-    check:str='headers',        # open all crops first: headers, full (decodes them) or none
+    sampler:str=None,           # 'rarity', or a column of weights; default: shuffle
+    cache:str=None,    # folder for decoded crops, to read them from in later epochs
+    schema:str='',    # JSON file of the properties; default: that in DATA_DIR, else HPv2's
+    check:str='headers',    # open all crops first: headers, full (decodes them) or none
     n_workers:int=None,         # processes that decode; default: all cores
     seed:int=42,                # of everything random
-    tracker:str=None,           # follow the training in aim:FOLDER or tensorboard:FOLDER as well
-    restart:bool=False,         # begin anew where a training was stopped, instead of going on
+    tracker:str=None,           # follow the training in aim:FOLDER or tensorboard:FOLDER
+    restart:bool=False,    # begin anew where a training was stopped, instead of going on
     quiet:bool=False,           # no progress bars and no line per epoch
 ):
-    "Train on the crops in IMG_DIR with the tables in DATA_DIR; everything goes into the folder NAME"
+    "Train on the crops in IMG_DIR with the tables in DATA_DIR; all goes into the folder NAME"
     with users_errors(bar=not no_bars(quiet)):
         at_least(1, epochs=epochs, size=size, bs=bs)
         at_least(0, freeze_epochs=freeze_epochs, n_workers=n_workers, seed=seed, lr=lr)
         one_of(check=(check, 'headers', 'full', 'none'))
-        told = dict(name=name, data_dir=str(data_dir), weights=weights, from_scratch=from_scratch, sampler=sampler, seed=seed)
-        start = dict(pretrained=not from_scratch, weights=weights, **_arch_args(arch_args))
+        told = dict(name=name, data_dir=str(data_dir), weights=weights)
+        told |= dict(from_scratch=from_scratch, sampler=sampler, seed=seed)
+        how = dict(size=size, bs=bs, sampler=sampler, cache=cache, num_workers=n_workers, seed=seed)
+        start = dict(pretrained=not from_scratch, weights=weights, seed=seed, **_arch_args(arch_args))
         df,props = _labelled(data_dir, schema)
-        from hp_fastai.data import PropertyDataLoaders
-        dls = PropertyDataLoaders.from_df(df, props, img_dir, size=size, bs=bs, sampler=sampler, cache=cache, num_workers=n_workers,
-                                          seed=seed, arch=arch, check=check if check!='none' else False)
+        dls = _loaders(df, props, img_dir, arch=arch, check=check, **how)
         out,cbs = Path(out)/name,_callbacks(tracker, restart, told)
-        learn = _train(dls, out, arch, epochs, 0 if from_scratch else freeze_epochs, lr, quiet, cbs=cbs, seed=seed, **start)
+        learn = _train(dls, out, arch, epochs, freeze_epochs*(not from_scratch), lr, quiet, cbs=cbs, **start)
         print(_evaluate(learn, df, out, quiet).round(3).to_string(index=False))
         (out/CHECKPOINT).unlink()
         print(f'model, log, scores and pictures: {out}')
 
 # %% ../nbs/12_cli.ipynb #b342f9da
 def _table_interpretation(bundle, df, img_dir, **kwargs):
-    "`PropertyInterpretation` of a bundle's predictions for the crops of `df`, and their table"
+    "`PropertyInterpretation` of a bundle's predictions for the crops of `df`, and the table"
     from hp_fastai.interpret import PropertyInterpretation
     from hp_fastai.predict import predict_crops
     res = predict_crops(bundle, df, path=img_dir, full=True, **kwargs)
     n_lost = len(df)-len(res.table)
-    if n_lost: raise ValueError(f"{n_lost} of {len(df)} crops cannot be read: {res.report.head(3).to_dict('records')}")
-    probs = [res.table[[f'p_{p.name}:{c}' for c in p.classes]].to_numpy() for p in bundle.schema]
-    return PropertyInterpretation(bundle.schema, probs, df, df.file_name.tolist(), img_dir, bundle.size),res.table
+    if n_lost:
+        first = res.report.head(3).to_dict('records')
+        raise ValueError(f"{n_lost} of {len(df)} crops cannot be read: {first}")
+    columns = [[f'p_{p.name}:{c}' for c in p.classes] for p in bundle.schema]
+    probs,files = [res.table[o].to_numpy() for o in columns],df.file_name.tolist()
+    interp = PropertyInterpretation(bundle.schema, probs, df, files, img_dir, bundle.size)
+    return interp,res.table
 
 def _say_leaks(answers, df, img_dir, part, schema):
-    "Print how many crops of the part show something of train, and what the scores gain from them"
+    "Print how many crops of the part show something of train, and what the scores gain"
     from hp_fastai.split import audit_split, leak_gain
     audit = audit_split(df, schema, img_dir=img_dir)
     n = int(audit.seen[(df['split']==part).to_numpy()].sum())
@@ -457,7 +505,7 @@ def hp_evaluate(
     data_dir:str,         # folder with train.csv, valid.csv and test.csv
     part:str='test',      # which of the three to score
     out:str='evaluation', # folder for report and pictures
-    leaks:bool=False,     # search crops that train has too, and say what the scores gain from them
+    leaks:bool=False,     # search crops that train has too, and say what the scores gain
     bs:int=64,            # crops in a batch
     n_workers:int=None,   # processes that decode; default: all cores
     quiet:bool=False,     # no progress bar
@@ -471,8 +519,10 @@ def hp_evaluate(
         model = load_bundle(bundle)
         df = _read_parts(data_dir, model.schema, part)
         rows = df[df['split']==part].reset_index(drop=True)
-        interp,answers = _table_interpretation(model, rows, img_dir, bs=bs, num_workers=n_workers, progress=not quiet)
-        print(write_evaluation(interp, out, baseline_scores(df, model.schema, part)).round(3).to_string(index=False))
+        how = dict(bs=bs, num_workers=n_workers, progress=not quiet)
+        interp,answers = _table_interpretation(model, rows, img_dir, **how)
+        scores = write_evaluation(interp, out, baseline_scores(df, model.schema, part))
+        print(scores.round(3).to_string(index=False))
         if leaks: _say_leaks(answers, df, img_dir, part, model.schema)
         print(f'report and pictures: {out}')
 
@@ -480,11 +530,11 @@ def hp_evaluate(
 @call_parse
 def hp_predict(
     bundle:str,          # model.safetensors of `hp_train`
-    photos_or_crops:str, # folder of crops, a CSV of crops, or with --boxes the folder of photos
+    photos_or_crops:str, # folder or CSV of crops, or with --boxes the folder of photos
     out:str,             # .csv or .parquet
-    boxes:str=None,      # boxes of the photos: COCO json, CVAT xml, Label Studio, Pascal VOC, a table...
-    buffer:int=None,     # pixels of context on each side of a box; default: as in training
-    frame:str=None,      # of boxes on photos that EXIF turns: stored or upright; default: as the sizes tell
+    boxes:str=None,    # boxes of the photos: COCO json, CVAT xml, Label Studio, a table...
+    buffer:int=None,    # pixels of context on each side of a box; default: as in training
+    frame:str=None,      # of boxes on photos that EXIF turns: stored or upright
     units:str=None,      # of the boxes: pixels, or share (0-1); default: pixels
     max_pixels:int=None, # of a photo; default: Pillow's limit
     path:str='.',        # folder that the paths in a CSV of crops start from
@@ -494,20 +544,22 @@ def hp_predict(
     n_workers:int=None,  # processes that decode; default: all cores
     quiet:bool=False,    # no progress bar
 ):
-    "Predict the properties of crops, or of the boxes in photos; a run that was stopped goes on where it was"
+    "Predict the properties of crops, or of the boxes in photos; a stopped run goes on"
     quiet = no_bars(quiet)
     with users_errors(bar=not quiet):
         from hp_fastai.predict import predict_crops, predict_photos
         at_least(1, bs=bs, max_pixels=max_pixels); at_least(0, buffer=buffer, n_workers=n_workers)
         one_of(frame=(frame, 'stored', 'upright'), units=(units, 'pixels', 'share'))
-        common = dict(out=out, bs=bs, full=full, num_workers=n_workers, progress=not quiet, resume=not restart)
+        common = dict(out=out, bs=bs, full=full, num_workers=n_workers)
+        common |= dict(progress=not quiet, resume=not restart)
         how = dict(buffer=buffer, frame=frame, units=units, max_pixels=max_pixels)
         if boxes: res = predict_photos(bundle, photos_or_crops, boxes, **how, **common)
         else: res = predict_crops(bundle, photos_or_crops, path=path, **common)
         print(res)
         _say_reasons(res, res.file.with_name(f'{res.file.stem}_report.csv'))
         folder = photos_or_crops if boxes else path
-        if len(res.report) and res.table.empty: raise ValueError(f"not one prediction: is {folder} the right folder?")
+        if len(res.report) and res.table.empty:
+            raise ValueError(f"not one prediction: is {folder} the right folder?")
 
 # %% ../nbs/12_cli.ipynb #0f0027ab
 def _demo_table(out, n_photos, seed):
@@ -530,19 +582,22 @@ def _demo_predictions(out, df):
     boxes = boxes.rename(columns=dict(file_name_original='image_name', box='boxes'))
     file = out/'predictions.csv'
     file.unlink(missing_ok=True)
-    asked = boxes[['image_name', 'boxes']]
-    table = predict_photos(out/'model.safetensors', out/'street/photos', asked, file, progress=False, resume=False).table
+    key,photos = ['image_name', 'boxes'],out/'street/photos'
+    how = dict(progress=False, resume=False)
+    table = predict_photos(out/'model.safetensors', photos, boxes[key], file, **how).table
     photo = table.image_name.value_counts().sort_index().idxmax()
     rows = table[table.image_name==photo]
-    truth = rows[['image_name', 'boxes']].merge(boxes.assign(boxes=boxes.boxes.map(str)), on=['image_name', 'boxes'], how='left')
-    _save(draw_predictions(out/'street/photos'/photo, rows, truth=truth), out/'street.png')
+    truth = rows[key].merge(boxes.assign(boxes=boxes.boxes.map(str)), on=key, how='left')
+    _save(draw_predictions(photos/photo, rows, truth=truth), out/'street.png')
 
 # %% ../nbs/12_cli.ipynb #680db9df
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1"><title>hp_fastai demo</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>hp_fastai demo</title>
 <style>
 :root {{ color-scheme: light dark }}
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem }}
+body {{ margin: 2rem auto; padding: 0 1rem }}
 img {{ max-width: 100%; background: white; border-radius: 6px }}
 table {{ border-collapse: collapse; display: block; overflow-x: auto }}
 td, th {{ padding: .2rem .8rem; border-bottom: 1px solid #8886; text-align: right }}
@@ -550,14 +605,15 @@ td:first-child, th:first-child {{ text-align: left }}
 h2 {{ margin-top: 2.5rem }} .quiet {{ opacity: .7 }}</style>
 <h1>Building properties off a street that never was</h1><p>{intro}</p>{body}</html>"""
 
-SHOWN = ['property', 'n_known', 'f1_macro', 'baseline_f1_macro', 'accuracy', 'baseline_accuracy']
+SHOWN = ['property', 'n_known', 'f1_macro', 'baseline_f1_macro']
+SHOWN += ['accuracy', 'baseline_accuracy']
 PICTURES = dict(
     street='Predictions on a photo that the model never saw; what is wrong is red',
     balance='What there is to learn from',
     audit='Split by drive: no house in two parts',
     history='Training',
     confusion='Where it goes wrong: rows are the truth',
-    top_losses='The eight crops with the largest loss, in the few pixels that the network sees')
+    top_losses='The eight crops with the largest loss, as the network sees them')
 FILES = ('report.csv', 'scores.csv', 'predictions.csv', 'history.csv', 'model.safetensors')
 
 def demo_page(
@@ -567,8 +623,10 @@ def demo_page(
 )->Path: # index.html
     "Write a page that shows the pictures and scores in the folder `out`"
     table = scores[SHOWN].round(3).to_html(index=False, border=0)
-    figs = [f'<h2>{v}</h2><p><a href="{k}.png"><img src="{k}.png" alt="{escape(v)}"></a></p>' for k,v in PICTURES.items()]
-    said = '<h2>Scores on the test part</h2><p>Beside always guessing the most common class (baseline).</p>'
+    def _figure(name, title):
+        return f'<h2>{title}</h2><p><a href="{name}.png"><img src="{name}.png" alt="{escape(title)}"></a></p>'
+    figs = [_figure(*o) for o in PICTURES.items()]
+    said = '<h2>Scores on the test part</h2><p>Baseline: always guessing the most common class.</p>'
     files = ', '.join(f'<a href="{f}">{f}</a>' for f in FILES)
     body = ''.join([figs[0], said, table, *figs[1:], f'<h2>Files</h2><p>{files}</p>'])
     page = Path(out)/'index.html'
@@ -584,22 +642,24 @@ def hp_demo(
     epochs:int=12,     # epochs of the training
     size:int=80,       # pixels of a side that the network sees
 ):
-    "Render a street, clip, split, train a small network from scratch, evaluate and predict; look at OUT/index.html"
+    "Render a street, clip, split, train, evaluate and predict; look at OUT/index.html"
     with users_errors():
         from time import perf_counter
         start,out = perf_counter(),Path(out)
-        def say(step, what): print(f'{perf_counter()-start:4.0f} s  {step}/4  {what}', flush=True)
+        def say(step, what):
+            print(f'{perf_counter()-start:4.0f} s  {step}/4  {what}', flush=True)
         say(1, f'rendering {n_photos} photos, clipping and splitting them')
         df = _demo_table(out, n_photos, seed)
-        from hp_fastai.data import PropertyDataLoaders
         say(2, f"training resnet10t from scratch on {(df['split']=='train').sum()} crops")
-        dls = PropertyDataLoaders.from_df(df, path=out/'crops', size=size, bs=16, cache=out/'cache', num_workers=0,
-                                          seed=seed, arch='resnet10t')
-        learn = _train(dls, out, 'resnet10t', epochs, 0, 6e-3, pretrained=False, drop_rate=.2, drop_path_rate=0., seed=seed)
+        how = dict(size=size, bs=16, cache=out/'cache', num_workers=0, seed=seed)
+        dls = _loaders(df, None, out/'crops', 'none', arch='resnet10t', **how)
+        how = dict(pretrained=False, drop_rate=.2, drop_path_rate=0., seed=seed)
+        learn = _train(dls, out, 'resnet10t', epochs, 0, 6e-3, **how)
         say(3, 'evaluating')
         scores = _evaluate(learn, df, out)
         say(4, 'predicting the test photos')
         _demo_predictions(out, df)
         print(scores[SHOWN].round(3).to_string(index=False))
-        took = f'{len(df)} crops of {n_photos} rendered photos, resnet10t from scratch at {size} px, {epochs} epochs'
-        print(f'look at {demo_page(out, scores, f"{took}, {perf_counter()-start:.0f} s in all.")}')
+        intro = f'{len(df)} crops of {n_photos} rendered photos, resnet10t from scratch at {size} px, '
+        intro += f'{epochs} epochs, {perf_counter()-start:.0f} s in all.'
+        print(f'look at {demo_page(out, scores, intro)}')
