@@ -6,10 +6,11 @@ Docs: https://hp-fastai.github.io/hp_fastai/loss.html.md"""
 
 # %% auto #0
 __all__ = ['HPV2_PROPERTY_WEIGHTS', 'LOSS_KINDS', 'known_rows', 'target_mass', 'softmax_focal', 'sigmoid_focal', 'PropertyLoss',
-           'MixedTargets']
+           'MixedTargets', 'AnswerRule', 'answers_of']
 
 # %% ../nbs/06_loss.ipynb #b8441f12
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 import torch
 import torch.nn.functional as F
@@ -30,9 +31,9 @@ def target_mass(
     targ:Tensor,   # (N, n_classes) targets, may be soft
     prop:Property, # what they are the targets of
 )->Tensor: # (N,) 0-1; 0 where unknown
-    "How much of a label each row of `targ` holds: its sum; for a multi property 1 where known"
-    known = known_rows(targ, prop)
-    return known.to(targ.dtype) if prop.is_multi else torch.where(known, targ.as_subclass(Tensor).sum(-1), 0.)
+    "How much of a label each row of `targ` holds: its sum; for multi 1 where known"
+    known,targ = known_rows(targ, prop),targ.as_subclass(Tensor)
+    return known.to(targ.dtype) if prop.is_multi else torch.where(known, targ.sum(-1), 0.)
 
 # %% ../nbs/06_loss.ipynb #73558b1a
 def softmax_focal(
@@ -64,30 +65,34 @@ def sigmoid_focal(
 # %% ../nbs/06_loss.ipynb #526a946f
 def _by_property(schema, given, what):
     "`given` (dict by name, or sequence in schema order) as a list in schema order"
+    names = schema.names
     if isinstance(given, Mapping):
-        missing,extra = [n for n in schema.names if n not in given],[n for n in given if n not in schema.names]
-        if missing or extra: raise ValueError(f"{what}: missing {missing}, unknown {extra}; the schema has {schema.names}")
-        return [given[n] for n in schema.names]
+        missing = [n for n in names if n not in given]
+        extra = [n for n in given if n not in names]
+        if not (missing or extra): return [given[n] for n in names]
+        raise ValueError(f"{what}: missing {missing}, unknown {extra}; the schema has {names}")
     given = list(given)
-    if len(given)!=len(schema): raise ValueError(f"{what}: {len(given)} values for the {len(schema)} properties {schema.names}")
-    return given
+    if len(given)==len(schema): return given
+    raise ValueError(f"{what}: {len(given)} values for the {len(schema)} properties {names}")
 
-def _weights(values, n, what):
-    "`values` as float32 `(n,)`, checked"
+def _weights(values, n, what, none=False):
+    "`values` as float32 `(n,)`, checked; with `none` all of them may be 0"
     w = torch.as_tensor(values, dtype=torch.float32).detach().cpu()
-    if w.shape!=(n,) or not (w.isfinite() & (w>=0)).all() or not w.any():
-        raise ValueError(f"{what}: expected {n} weights, none below 0, not all 0, got {w.tolist()}")
-    return w
+    if w.shape==(n,) and (w.isfinite() & (w>=0)).all() and (none or w.any()): return w
+    raise ValueError(f"{what}: expected {n} weights, none below 0"
+                     f"{'' if none else ', not all 0'}, got {w.tolist()}")
 
 # %% ../nbs/06_loss.ipynb #82a43326
-HPV2_PROPERTY_WEIGHTS = dict(complete=1., condition=1., material=.25, security=1., use=.5)  # as published for Housing Passports v2
+# as published for Housing Passports v2
+HPV2_PROPERTY_WEIGHTS = dict(complete=1., condition=1., material=.25, security=1., use=.5)
 
 # %% ../nbs/06_loss.ipynb #80293d8f
 LOSS_KINDS = ('cross_entropy', 'focal', 'sigmoid_focal')
 
 def _loss_kinds(schema, kind):
     "`kind` as a list in schema order"
-    kinds = [kind]*len(schema) if isinstance(kind, str) else _by_property(schema, kind, 'kind')
+    kind = [kind]*len(schema) if isinstance(kind, str) else kind
+    kinds = _by_property(schema, kind, 'kind')
     odd = [k for k in kinds if k not in LOSS_KINDS]
     if odd: raise ValueError(f"kind: {odd[0]!r} is none of {', '.join(LOSS_KINDS)}")
     return kinds
@@ -97,27 +102,32 @@ def _check_range(name, value, lo, hi):
 
 def _class_weights(schema, given):
     "Weights of all classes of all properties in one row; 1 where none are given"
-    given = [None]*len(schema) if given is None else _by_property(schema, given, 'class_weights')
-    return torch.cat([_weights([1.]*p.n_classes if w is None else w, p.n_classes, f'class_weights of {p.name!r}') for p,w in zip(schema, given)])
+    given = [None]*len(schema) if given is None else given
+    given,res = _by_property(schema, given, 'class_weights'),[]
+    for p,w in zip(schema, given):
+        w = [1.]*p.n_classes if w is None else w
+        res.append(_weights(w, p.n_classes, f'class_weights of {p.name!r}', none=True))
+    return torch.cat(res)
 
 def _property_weights(schema, given):
     "Weight of each property; 1 where none are given"
-    given = [1.]*len(schema) if given is None else _by_property(schema, given, 'property_weights')
-    return _weights(given, len(schema), 'property_weights')
+    given = [1.]*len(schema) if given is None else given
+    return _weights(_by_property(schema, given, 'property_weights'), len(schema), 'property_weights')
 
 # %% ../nbs/06_loss.ipynb #e1916fb5
 class PropertyLoss(nn.Module):
-    "Weighted sum over the properties of a class-weighted loss that leaves unknown rows out"
+    "Weighted sum over the properties of a class-weighted loss, without unknown labels"
+    seen = None # per property a bool by class: seen in training? None: all
     def __init__(self,
-        schema:Schema,             # properties in the order of the model's outputs
-        class_weights=None,        # weights of the classes by property, as `schema.class_weights` gives; None: all 1
-        property_weights=None,     # weight of each property, such as `HPV2_PROPERTY_WEIGHTS`; None: all 1
-        kind='cross_entropy',      # 'cross_entropy', 'focal' or 'sigmoid_focal'; or a dict with one for each property
-        gamma:float=2.,            # focal losses: how much the easy ones are quietened (2: Lin et al. 2017)
-        alpha:float=.25,           # sigmoid focal loss: weight of the ones (.25: Lin et al. 2017); below 0: no such factor
-        label_smoothing:float=0.,  # share of each label that is spread over all classes, 0-1
-        reduction:str='mean',      # 'mean', 'sum' or 'none' (one loss a crop)
-        thresh:float=.5,           # multi properties: probability above which `decodes` says yes
+        schema:Schema,            # properties in the order of the model's outputs
+        class_weights=None,       # weights of the classes by property; None: all 1
+        property_weights=None,    # weight of each property; None: all 1
+        kind='cross_entropy',     # one of `LOSS_KINDS`, or a dict with one by property
+        gamma:float=2.,           # focal losses: how much the easy ones are quietened
+        alpha:float=.25,          # sigmoid focal: weight of the ones; below 0: none
+        label_smoothing:float=0., # share of a label that is spread over all classes, 0-1
+        reduction:str='mean',     # 'mean', 'sum' or 'none' (one loss a crop)
+        thresh:float=.5,          # multi: probability above which the answer is yes, 0-1
     ):
         super().__init__()
         self.schema,self.gamma,self.alpha,self.thresh = schema,gamma,alpha,thresh
@@ -126,6 +136,7 @@ class PropertyLoss(nn.Module):
         _check_range('gamma', gamma, 0, float('inf'))
         _check_range('alpha', alpha, -float('inf'), 1)
         _check_range('label_smoothing', label_smoothing, 0, 1)
+        _check_range('thresh', thresh, 0, 1)
         self.register_buffer('class_weights', _class_weights(schema, class_weights))
         self.register_buffer('property_weights', _property_weights(schema, property_weights))
 
@@ -135,12 +146,13 @@ class PropertyLoss(nn.Module):
 
 # %% ../nbs/06_loss.ipynb #756ab098
 def _masked(logits, targ, prop):
-    "`logits` and `targ` in float32 (or better), zero where unknown, rows of `targ` scaled to full mass, and that mass"
+    "Logits and targets in float32, 0 where unknown; the rows' mass; what is known"
     dtype = torch.promote_types(logits.dtype, torch.float32)
-    logits,targ = logits.as_subclass(Tensor).to(dtype),targ.as_subclass(Tensor).to(logits.device, dtype)
-    mass = target_mass(targ, prop)[:,None]
-    known = mass>0
-    return torch.where(known, logits, 0.),torch.where(known, targ, 0.)/torch.where(known, mass, 1.),mass[:,0]
+    logits = logits.as_subclass(Tensor).to(dtype)
+    targ = targ.as_subclass(Tensor).to(logits.device, dtype)
+    mass,known = target_mass(targ, prop),prop.known_classes(targ)
+    full = torch.where(known, targ, 0.)/torch.where(mass>0, mass, 1.)[:,None]
+    return torch.where(known, logits, 0.),full,mass,known
 
 @patch
 def _is_sigmoid(self:PropertyLoss, i):
@@ -151,29 +163,30 @@ def _is_sigmoid(self:PropertyLoss, i):
 def _rows(self:PropertyLoss, i, logits, targ):
     "Loss and size of each crop for property `i`, two `(N,)`"
     kind,e = self.kinds[i],self.label_smoothing
-    logits,targ,mass = _masked(logits, targ, self.schema.props[i])
+    logits,targ,mass,known = _masked(logits, targ, self.schema.props[i])
     w = self.class_weights.split(self.schema.n_classes)[i].to(logits)
     gamma = 0. if kind=='cross_entropy' else self.gamma
     if self._is_sigmoid(i):
-        cost = sigmoid_focal(logits, targ*(1-e)+e/2, gamma, self.alpha if kind=='sigmoid_focal' else -1.)
-        return mass*(cost*w).sum(-1),mass*w.sum()
+        alpha = self.alpha if kind=='sigmoid_focal' else -1.
+        w,cost = w*known,sigmoid_focal(logits, targ*(1-e)+e/2, gamma, alpha)
+        return mass*(cost*w).sum(-1),mass*w.sum(-1)
     cost = softmax_focal(logits, targ*(1-e)+e/logits.shape[-1], gamma)
     return mass*(cost*w).sum(-1),mass*(targ*w).sum(-1)
 
 # %% ../nbs/06_loss.ipynb #fc7f51ae
 class MixedTargets(NamedTuple):
-    "What blended crops show: the share `lam` of each has the targets `targs`, the rest of it has `other`"
+    "Targets of blended crops: the share `lam` has `targs`, the rest has `other`"
     targs:tuple # targets of the crops, one (N, n_classes) for each property
     other:tuple # targets of what was blended into them, in the same form
     lam:Tensor  # share of the former, 0-1: (N,), or one number for the batch
 
     def parts(self):
-        "Pairs of targets and the share, (N, 1) or (1, 1), of the crops that they are about"
+        "Pairs of targets and the share, (N, 1) or (1, 1), that they are about"
         lam = torch.as_tensor(self.lam).reshape(-1,1)
         return [(self.targs, lam), (self.other, 1-lam)]
 
     def soft(self):
-        "Blended targets, one (N, n_classes) for each property; a multi row is unknown if either is"
+        "Blended targets, one (N, n_classes) for each property; NaN where either is"
         (_,a),(_,b) = self.parts()
         return tuple(a*t+b*o for t,o in zip(self.targs, self.other))
 
@@ -182,51 +195,76 @@ def _as_tuple(o):
     "`o` as a tuple of tensors"
     return (o,) if isinstance(o, Tensor) else tuple(o)
 
+def _check_shapes(prop, p, t):
+    "Complain if logits `p` and targets `t` do not fit each other and `prop`"
+    if p.shape==t.shape and p.shape[1:]==(prop.n_classes,): return
+    raise ValueError(f"property {prop.name!r}: expected logits and targets (N, {prop.n_classes}), "
+                     f"got {tuple(p.shape)} and {tuple(t.shape)}")
+
 @patch
 def _pairs(self:PropertyLoss, preds, targs):
     "Predictions and targets as two tuples, checked against the schema"
     if len(targs)==1 and not isinstance(targs[0], Tensor): targs = targs[0]
-    preds,targs = _as_tuple(preds),_as_tuple(targs)
-    if not len(preds)==len(targs)==len(self.schema):
-        raise ValueError(f"the schema has {len(self.schema)} properties, got {len(preds)} predictions and {len(targs)} targets")
-    for prop,p,t in zip(self.schema, preds, targs):
-        if p.shape!=t.shape or p.shape[1:]!=(prop.n_classes,):
-            raise ValueError(f"property {prop.name!r}: expected logits and targets (N, {prop.n_classes}), got {tuple(p.shape)} and {tuple(t.shape)}")
+    preds,targs,n = _as_tuple(preds),_as_tuple(targs),len(self.schema)
+    if not len(preds)==len(targs)==n:
+        raise ValueError(f"the schema has {n} properties, "
+                         f"got {len(preds)} predictions and {len(targs)} targets")
+    for o in zip(self.schema, preds, targs): _check_shapes(*o)
     return preds,targs
 
 # %% ../nbs/06_loss.ipynb #6d5bcfe8
 @patch
 def _all_rows(self:PropertyLoss, preds, targs):
-    "Loss and size of each crop for all properties, two `(N, n_properties)`; of blended crops the sum of both shares"
+    "Loss and size of each crop, two `(N, n_properties)`; both shares of blended ones"
     if len(targs)==1 and isinstance(targs[0], MixedTargets):
         parts = [(share, self._all_rows(preds, t)) for t,share in targs[0].parts()]
         return tuple(sum(share.to(r[i])*r[i] for share,r in parts) for i in (0, 1))
-    preds,targs = self._pairs(preds, targs)
-    return tuple(torch.stack(o, -1) for o in zip(*(self._rows(i, p, t) for i,(p,t) in enumerate(zip(preds, targs)))))
+    pairs = zip(*self._pairs(preds, targs))
+    loss,size = zip(*[self._rows(i, p, t) for i,(p,t) in enumerate(pairs)])
+    return torch.stack(loss, -1),torch.stack(size, -1)
 
 @patch
 def per_property(
     self:PropertyLoss,
-    preds, # logits: a tuple of (N, n_classes), or one tensor if the schema has one property
+    preds,  # logits: a tuple of (N, n_classes), or one tensor for one property
     *targs, # targets, one (N, n_classes) for each property; or one `MixedTargets`
 )->Tensor: # (n_properties,), or (N, n_properties) for the reduction 'none'
     "Share of each property in the loss, property weights included"
-    rows,size = self._all_rows(preds, targs)
-    w = self.property_weights.to(rows)
-    if self.reduction=='none': return rows*w
-    if self.reduction=='sum': return rows.sum(0)*w
-    if self.reduction!='mean': raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {self.reduction!r}")
-    rows,size = rows.sum(0),size.sum(0)
-    return torch.where(size>0, rows/torch.where(size>0, size, 1.), 0.)*w
+    loss,size = self._all_rows(preds, targs)
+    if self.reduction=='none': return loss*self.property_weights.to(loss)
+    return self.from_sums(loss.sum(0), size.sum(0))
+
+@patch
+def from_sums(
+    self:PropertyLoss,
+    loss:Tensor, # (n_properties,) losses of the crops, added up
+    size:Tensor, # (n_properties,) and their sizes
+)->Tensor: # (n_properties,)
+    "Share of each property in the loss, property weights included"
+    w = self.property_weights.to(loss)
+    if self.reduction=='sum': return loss*w
+    if self.reduction=='mean':
+        return torch.where(size>0, loss/torch.where(size>0, size, 1.), 0.)*w
+    raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {self.reduction!r}")
 
 @patch
 def forward(
     self:PropertyLoss,
-    preds, # logits: a tuple of (N, n_classes), or one tensor if the schema has one property
+    preds,  # logits: a tuple of (N, n_classes), or one tensor for one property
     *targs, # targets, one (N, n_classes) for each property; or one `MixedTargets`
 )->Tensor: # one number, or (N,) for the reduction 'none'
     "Sum of the properties' losses"
     return self.per_property(preds, *targs).sum(-1)
+
+# %% ../nbs/06_loss.ipynb #8448fdd7
+@patch
+def sums(
+    self:PropertyLoss,
+    preds,  # logits, as in `per_property`
+    *targs, # targets, as in `per_property`
+)->tuple: # losses and sizes, two (n_properties,), to be added up over batches for `from_sums`
+    "Losses of all crops added up, and their sizes, without a gradient"
+    return tuple(o.detach().sum(0) for o in self._all_rows(preds, targs))
 
 # %% ../nbs/06_loss.ipynb #01e6f25a
 @patch
@@ -234,27 +272,141 @@ def new(
     self:PropertyLoss,
     **kwargs, # arguments of `PropertyLoss` that are to be different
 )->PropertyLoss: # another loss
-    "A loss with the settings of this one, except `kwargs`"
-    same = dict(schema=self.schema, class_weights=self.class_weights.split(self.schema.n_classes), property_weights=self.property_weights,
-                kind=dict(zip(self.schema.names, self.kinds)), **{k: getattr(self, k) for k in ('gamma', 'alpha', 'label_smoothing', 'reduction', 'thresh')})
-    return type(self)(**{**same, **kwargs})
+    "A loss with the settings of this one, except `kwargs`; what training has seen stays"
+    names = 'gamma', 'alpha', 'label_smoothing', 'reduction', 'thresh'
+    same = dict(schema=self.schema, kind=dict(zip(self.schema.names, self.kinds)),
+                class_weights=self.class_weights.split(self.schema.n_classes),
+                property_weights=self.property_weights, **{k: getattr(self, k) for k in names})
+    res = type(self)(**{**same, **kwargs})
+    if res.schema==self.schema: res.seen = self.seen
+    return res
 
 # %% ../nbs/06_loss.ipynb #12ce495c
+@dataclass(frozen=True)
+class AnswerRule:
+    "How logits become probabilities, and probabilities answers, everywhere"
+    schema:Schema      # properties in the order of the model's outputs
+    activations:tuple  # of each property: 'softmax' or 'sigmoid'
+    thresh:float = .5  # multi properties: the answer is yes above it, 0-1
+    seen:tuple = None  # per property a bool by class: seen in training? None: all
+
+    def __post_init__(self):
+        "Check"
+        _check_range('thresh', self.thresh, 0, 1)
+        seen = [[True]*p.n_classes for p in self.schema] if self.seen is None else self.seen
+        object.__setattr__(self, 'seen', tuple(tuple(map(bool, o)) for o in seen))
+        odd = [a for a in self.activations if a not in ('softmax', 'sigmoid')]
+        if odd: raise ValueError(f"activation: expected 'softmax' or 'sigmoid', got {odd[0]!r}")
+        if list(map(len, self.seen))!=self.schema.n_classes or len(self.activations)!=len(self.schema):
+            raise ValueError(f"activations and seen: expected one for each of {self.schema.names}")
+
+    def unseen(self):
+        "Classes without an example in training, by property, where there are any"
+        res = {}
+        for p,seen in zip(self.schema, self.seen):
+            if not all(seen): res[p.name] = [c for c,s in zip(p.classes, seen) if not s]
+        return res
+
+# %% ../nbs/06_loss.ipynb #ae6325c0
+def _activate(prop, logits, activation, seen):
+    "Probabilities of one property: 0 for unseen classes; NaN for multi, all unseen"
+    logits,never = logits.float(),~torch.tensor(seen, device=logits.device)
+    if never.all(): return torch.full_like(logits, float('nan') if prop.is_multi else 0.)
+    if activation=='sigmoid': return logits.sigmoid().masked_fill(never, 0.)
+    return logits.masked_fill(never, -float('inf')).softmax(-1)
+
+@patch
+def activation(
+    self:AnswerRule,
+    preds, # logits: a tuple of (N, n_classes), or one tensor for one property
+): # probabilities 0-1, in the same form
+    "Probabilities of the logits `preds`"
+    rules = zip(self.schema, _as_tuple(preds), self.activations, self.seen)
+    probs = tuple(_activate(*o) for o in rules)
+    return probs[0] if isinstance(preds, Tensor) else probs
+
+@patch
+def decodes(
+    self:AnswerRule,
+    probs, # probabilities from `activation`: a tuple of (N, n_classes), or one tensor
+): # in the same form: class numbers (N,), -1 for no answer; for multi (N, n_classes) bool
+    "Answers that the probabilities `probs` stand for"
+    res = [answers_of(o, p, self.thresh) for p,o in zip(self.schema, _as_tuple(probs))]
+    return res[0] if isinstance(probs, Tensor) else tuple(res)
+
+def answers_of(
+    probs:Tensor,    # (N, n_classes) probabilities 0-1
+    prop:Property,   # what they are probabilities of
+    thresh:float=.5, # multi: the answer is yes above it
+)->Tensor: # class numbers (N,), -1 where all are 0 or NaN; for multi (N, n_classes) bool
+    "The answer for one property: the most probable class; for multi all above `thresh`"
+    if prop.is_multi: return probs>thresh
+    return torch.where(probs.sum(-1)>0, probs.argmax(-1), -1)
+
+# %% ../nbs/06_loss.ipynb #61b1eb08
+@patch
+def as_targets(
+    self:AnswerRule,
+    probs, # probabilities, one (N, n_classes) per property, tensors or arrays; or one
+)->tuple: # float tensors (N, n_classes) of 0 and 1; without an answer all 0, for multi NaN
+    "Answers that the probabilities `probs` stand for, written as targets"
+    res = []
+    for prop,p in zip(self.schema, (probs,) if hasattr(probs, 'shape') else probs):
+        p = torch.as_tensor(p).as_subclass(Tensor).float()
+        said = answers_of(p, prop, self.thresh)
+        if prop.is_multi: res.append(torch.where(p.isnan(), p, said.float()))
+        else: res.append((said[:,None]==torch.arange(prop.n_classes, device=p.device)).float())
+    return tuple(res)
+
+@patch
+def labels(
+    self:AnswerRule,
+    probs, # probabilities, one (N, n_classes) per property, tensors or arrays; or one
+)->dict: # property name -> N texts: 'plaster', for multi 'brick|wood' or 'none'
+    "Answers that the probabilities `probs` stand for, as a table would have them"
+    return {p.name: p.decode(t.cpu()) for p,t in zip(self.schema, self.as_targets(probs))}
+
+# %% ../nbs/06_loss.ipynb #f7737000
+@patch
+def to_dict(
+    self:AnswerRule,
+)->dict: # activation by property name, thresh, unseen classes by property name
+    "The rule as plain data, for a bundle's header"
+    return dict(activation=dict(zip(self.schema.names, self.activations)), thresh=float(self.thresh),
+                unseen=self.unseen())
+
+@patch(cls_method=True)
+def from_dict(
+    cls:AnswerRule,
+    schema:Schema, # properties in the order of the model's outputs
+    d:dict,        # of `to_dict`; more keys are passed over, and `unseen` may be missing
+)->AnswerRule: # equal to the one that was stored
+    "The rule that `to_dict` gave as `d`"
+    unseen = d.get('unseen') or {}
+    odd = [(n, c) for n,cs in unseen.items() for c in cs if c not in schema[n].classes]
+    if odd: raise ValueError(f"unseen: {odd[0][1]!r} is no class of {odd[0][0]!r}")
+    seen = [[c not in unseen.get(p.name, ()) for c in p.classes] for p in schema]
+    return cls(schema, tuple(d['activation'][n] for n in schema.names), d['thresh'], tuple(map(tuple, seen)))
+
+# %% ../nbs/06_loss.ipynb #aa757aea
+@patch(as_prop=True)
+def rule(self:PropertyLoss):
+    "The `AnswerRule` that belongs to this loss, as its settings are now"
+    acts = ['sigmoid' if self._is_sigmoid(i) else 'softmax' for i in range(len(self.schema))]
+    return AnswerRule(self.schema, tuple(acts), self.thresh, self.seen)
+
 @patch
 def activation(
     self:PropertyLoss,
-    preds, # logits: a tuple of (N, n_classes), or one tensor if the schema has one property
+    preds, # logits: a tuple of (N, n_classes), or one tensor for one property
 ): # probabilities 0-1, in the same form
-    "Probabilities of the logits `preds`: softmax, or sigmoid where each class is a question of its own"
-    probs = [(p.float().sigmoid() if self._is_sigmoid(i) else p.float().softmax(-1)) for i,p in enumerate(_as_tuple(preds))]
-    return probs[0] if isinstance(preds, Tensor) else tuple(probs)
+    "Probabilities of the logits `preds`, see `AnswerRule`"
+    return self.rule.activation(preds)
 
-# %% ../nbs/06_loss.ipynb #61b1eb08
 @patch
 def decodes(
     self:PropertyLoss,
     preds, # probabilities from `activation`: a tuple of (N, n_classes), or one tensor
 ): # in the same form: class numbers (N,), for multi (N, n_classes) bool
-    "Answers that the probabilities `preds` stand for"
-    res = [p>self.thresh if prop.is_multi else p.argmax(-1) for prop,p in zip(self.schema, _as_tuple(preds))]
-    return res[0] if isinstance(preds, Tensor) else tuple(res)
+    "Answers that the probabilities `preds` stand for, see `AnswerRule`"
+    return self.rule.decodes(preds)
