@@ -8,7 +8,8 @@ import argparse,json,os,random,resource,tempfile,time
 from pathlib import Path
 import pandas as pd
 from PIL import Image
-from hp_fastai.clip import clip_coco, HPV2_ATTRIBUTES
+from hp_fastai.annotations import HPV2_ATTRIBUTES
+from hp_fastai.clip import clip_coco
 from hp_fastai.street import render_street
 
 def boxes_by_scan(coco):

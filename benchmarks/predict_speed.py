@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from fastai.torch_core import default_device, set_seed
 from PIL import Image
+from hp_fastai.annotations import parse_box
 from hp_fastai.bundle import load_bundle, save_bundle
-from hp_fastai.clip import crop_box, parse_box
+from hp_fastai.clip import crop_box
 from hp_fastai.model import PropertyModel
 from hp_fastai.predict import predict_photos
 from hp_fastai.schema import Schema

@@ -17,6 +17,7 @@ from sklearn.metrics import average_precision_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from hp_fastai.schema import *
+from hp_fastai.annotations import *
 from hp_fastai.clip import *
 from hp_fastai.split import *
 from hp_fastai.data import *

@@ -6,44 +6,41 @@ Docs: https://hp-fastai.github.io/hp_fastai/annotations.html.md"""
 
 # %% auto #0
 __all__ = ['BOX_REASONS', 'UNITS', 'READERS', 'FORMATS', 'PHOTO_COLUMNS', 'SCORE_COLUMNS', 'CATEGORY_COLUMNS', 'CORNER_COLUMNS',
-           'SIDE_COLUMNS', 'SIZE_COLUMNS', 'FRAMES', 'HPV2_ATTRIBUTES', 'CATEGORY', 'table_of', 'Problems', 'parse_box',
-           'Box', 'PhotoBoxes', 'Annotations', 'photo_name', 'declared_size', 'Collector', 'size_text', 'corner_fault',
-           'coco_corners', 'rotated_hull', 'outline_box', 'check_units', 'read_annotations', 'xml_root', 'TablePhotos',
-           'Frame', 'photo_text', 'find_frame', 'turn_box', 'box_fault', 'place_boxes', 'is_dropped', 'Labels',
-           'find_photos']
+           'SIDE_COLUMNS', 'SIZE_COLUMNS', 'FRAMES', 'HPV2_ATTRIBUTES', 'CATEGORY', 'FRAME_DOUBTS', 'table_of',
+           'Problems', 'parse_box', 'Box', 'PhotoBoxes', 'Annotations', 'photo_name', 'declared_size', 'Collector',
+           'size_text', 'corner_fault', 'coco_corners', 'rotated_hull', 'outline_box', 'check_units',
+           'read_annotations', 'xml_root', 'TablePhotos', 'Frame', 'photo_text', 'find_frame', 'turn_box', 'box_fault',
+           'place_boxes', 'is_dropped', 'Labels', 'find_photos', 'doubtful_photo', 'plot_frames', 'write_coco',
+           'write_cvat']
 
-# %% ../nbs/01b_annotations.ipynb #7dafc021
-import json, math
+# %% ../nbs/01b_annotations.ipynb #1e22f881
+import json, math, re
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.parsers import expat
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 from pycocotools import mask as coco_mask
-from .files import PICTURE_SUFFIXES, FileFinder, inside
+from .files import PICTURE_SUFFIXES, FileFinder, inside, replace_file
+from .pictures import PICTURE_REASONS, Photo, picture_size, read_photo
 from .schema import label_text, read_table
 
-# %% ../nbs/01b_annotations.ipynb #a5e6064a
+# %% ../nbs/01b_annotations.ipynb #1a23f00a
 BOX_REASONS = {                           # reason: is the box dropped?
-    # the photo
-    'photo missing': True,                # no such file below the photo folder
-    'photo not an image': True,
-    'photo truncated or damaged': True,
-    'photo not readable': True,           # no permission, for instance
-    'photo too large': True,              # over Pillow's limit; `max_pixels` raises it
-    'photo in HEIC format': True,         # Pillow needs a plugin for it
-    'photo unknown': True,                # the annotation's `image_id` is none of the file's images
-    'file name unusable': True,           # none, absolute, or with `..`: it would leave the folder
+    **PICTURE_REASONS,                    # of the photo: missing, damaged, too large...
+    'photo unknown': True,                # no image has the annotation's `image_id`
+    'file name unusable': True,           # none, or it would leave the folder
     'file name ambiguous': True,          # several photos of the folder could be meant
     'image id ambiguous': True,           # two photos have the image id of the annotation
-    'photo listed in two sizes': True,    # under two image ids, or twice: one of them must be wrong
+    'photo listed in two sizes': True,    # one of them must be wrong
     # the frame that the box is in
-    'photo of another size': True,        # neither the size nor the proportions that the file says
-    'frame not known': True,              # turned by its EXIF block: are boxes in the stored or in the upright picture?
-    'mask of another size': True,         # the mask that the box is around does not fit the photo
+    'photo of another size': True,        # nor of the same proportions
+    'frame not known': True,              # turned by EXIF: stored or upright frame?
+    'mask of another size': True,         # it does not fit the photo
     # the box
     'box missing': True,                  # none, and no outline to take it from
     'box not four numbers': True,
@@ -51,41 +48,41 @@ BOX_REASONS = {                           # reason: is the box dropped?
     'box empty': True,                    # width or height 0
     'box negative': True,                 # width or height below 0
     'box outside the photo': True,        # no pixel in common
-    'box under 2 pixels': True,           # of its width or height, less than 2 pixels are in the photo
-    'size of the photo missing': True,    # the box is in percent of a size that the file does not say
-    'outline unusable': True,             # a polygon or mask without a box that cannot be read
+    'box under 2 pixels': True,           # less than 2 pixels of it are in the photo
+    'size of the photo missing': True,    # the box is in percent of it
+    'outline unusable': True,             # a polygon or mask that cannot be read
     'shape not a box': True,              # a point, a line, a brush stroke
-    'annotation repeated': True,          # same id, photo and box as an earlier one, which is kept
+    'annotation repeated': True,          # same id, photo and box: the first is kept
     # told, and the box stays
-    'box scaled': False,                  # the file was made for a copy of another size, same proportions
+    'box scaled': False,                  # drawn on a copy of another size
     'box turned with its photo': False,   # it was in the stored frame
     'box rotated': False,                 # the upright box around the turned one is taken
     'box from an outline': False,         # the box around a polygon or a mask
     'crowd': False,                       # one box around several objects
     'box partly outside the photo': False,# cut at the border
-    'box over the seam of a panorama': False, # cut at the border; the rest is at the other end of the photo
-    'frame assumed upright': False,       # the photo is turned by its EXIF block, and the file names no size
-    'frame told by the size': False,      # the size says another frame than the option
-    'size unusable': False,               # width and height of the file are no sizes; the photo's own is taken
-    'annotation id duplicate': False,     # same id as an earlier one, but another box: both are kept
+    'box over the seam of a panorama': False, # cut there; the rest is at the other end
+    'frame assumed upright': False,       # photo turned by EXIF, no size in the file
+    'frame against the size': False,      # `frame` says another, and counts
+    'size unusable': False,               # width or height in the file is no size
+    'annotation id duplicate': False,     # same id, another box: both are kept
     'annotation id missing': False,
     'image id duplicate': False,          # an image listed again under the same id
     'image id missing': False,            # no annotation can mean it
-    'photo listed twice': False,          # two image ids for one file: its crops are numbered on
+    'photo listed twice': False,          # its crops are numbered on
     'several annotators': False,          # one of them is taken
     'prediction left out': False,         # a model's boxes beside those of an annotator
     'label of the photo left out': False, # CVAT's tags are no boxes
     'detector failed': False,             # MegaDetector could not read the photo
     'file name mended': False,            # found under another spelling
-    'photo read with a note': False,      # such as the first three of four bands taken as colours
+    'photo read with a note': False,      # by `read_photo`, about what it guessed
     # the labels
     'attribute missing': False,
     'category unknown': False,
     'label outside the schema': False,
-    'crop renamed': False,                # its name belongs to another photo or to another side
+    'crop renamed': False,                # its name belongs to another photo or side
 }
 
-# %% ../nbs/01b_annotations.ipynb #2f1031e9
+# %% ../nbs/01b_annotations.ipynb #0335d9ca
 def table_of(
     rows,   # tuples
     columns # one name for each of their items
@@ -96,7 +93,7 @@ def table_of(
     return pd.DataFrame({c: pd.Series(list(o), dtype=object if _whole(o) else None)
                          for c,o in zip(columns, cells)})
 
-# %% ../nbs/01b_annotations.ipynb #02b4d199
+# %% ../nbs/01b_annotations.ipynb #6bbe6b45
 class Problems(list):
     "Findings about photos and boxes, to become a report"
     columns = ['photo', 'ann_id', 'reason', 'value', 'dropped']
@@ -106,7 +103,7 @@ class Problems(list):
         value='',          # what was found
         photo='',          # file name
         ann=None,          # the `Box`, if it is about one
-        at=(math.inf, -1), # place of photo and box in the file, by which the report is sorted
+        at=(math.inf, -1), # place of photo and box in the file, to sort by
     ):
         "Note `reason`"
         id_ = None if ann is None else ann.ann_id
@@ -119,23 +116,25 @@ class Problems(list):
         "The report as a table"
         return table_of([o[1:] for o in sorted(self, key=lambda o: o[0])], self.columns)
 
-# %% ../nbs/01b_annotations.ipynb #bf4f5bd6
+# %% ../nbs/01b_annotations.ipynb #ffa50faa
 def parse_box(
     cell, # '[left, top, right, bottom]' as text, or four numbers
 )->tuple: # (left, top, right, bottom), floats
     "Box of a table `cell`; `ValueError` if that is not four finite numbers"
     try:
-        parts = cell.strip(' []()').replace(',', ' ').split() if isinstance(cell, str) else cell
+        is_text = isinstance(cell, str)
+        parts = cell.strip(' []()').replace(',', ' ').split() if is_text else cell
         box = tuple(float(o) for o in parts)
         if len(box)==4 and all(map(math.isfinite, box)): return box
     except (TypeError, ValueError): pass
-    raise ValueError(f"box {cell!r}: expected four finite numbers [left, top, right, bottom]")
+    sides = 'four finite numbers [left, top, right, bottom]'
+    raise ValueError(f"box {cell!r}: expected {sides}")
 
-# %% ../nbs/01b_annotations.ipynb #8fe32281
+# %% ../nbs/01b_annotations.ipynb #51be1970
 @dataclass(slots=True)
 class Box:
     "One annotation, as its file has it"
-    corners: list = None    # [left, top, right, bottom] before any rotation, in the file's units; None: unusable
+    corners: list = None    # [left, top, right, bottom] before any rotation; None: unusable
     ann_id: object = None   # id in the file; of a table, the row
     image_id: object = None # id of the photo in the file
     category: str = None    # name of the category
@@ -151,12 +150,12 @@ class PhotoBoxes:
     "A photo of the file, with the boxes that are usable so far"
     name: str               # file name as the file says it, with / between folders
     at: int = 0             # place among the photos of the file
-    declared: tuple = None  # (width, height) that the file says; None: it says nothing. One side may be None
-    units: str = 'pixels'   # of `boxes`: 'pixels' of the declared size, or 'share' (0-1) of the photo
+    declared: tuple = None  # (width, height) that the file says, or None; so may be a side
+    units: str = 'pixels'   # 'pixels' of the declared size, or 'share' (0-1)
     ids: list = field(default_factory=list)   # image ids of the photo
-    boxes: list = field(default_factory=list) # [left, top, right, bottom] of each, upright also where the box is rotated
+    boxes: list = field(default_factory=list) # [left, top, right, bottom], after rotation
     anns: list = field(default_factory=list)  # the `Box` of each
-    frames: dict = field(default_factory=dict)# place in `boxes` -> (width, height) of the mask that it was taken from
+    frames: dict = field(default_factory=dict)# number of a box -> size of the mask it is from
     upright: bool = False   # does the format say that boxes are in the upright frame?
     usable: bool = True     # can `name` be a file below a folder?
     source: str = ''        # the name exactly as the file writes it
@@ -167,19 +166,19 @@ class PhotoBoxes:
         "A copy without `anns`, for other processes"
         return replace(self, anns=[])
 
-# %% ../nbs/01b_annotations.ipynb #14121ad8
+# %% ../nbs/01b_annotations.ipynb #89228aaa
 @dataclass(repr=False)
 class Annotations:
     "Photos with boxes, and the problems that show before a photo is opened"
-    photos: list             # `PhotoBoxes`, in the order of the file; of a table they are made as they are asked for
+    photos: list             # `PhotoBoxes`, in the order of the file
     problems: Problems       # what was dropped, mended or assumed
-    format: str              # 'coco', 'cvat', 'label-studio', 'voc', 'megadetector' or 'table'
+    format: str              # one of `FORMATS`
     name: str                # of the file, for messages
     n_photos: int            # photos in the file
-    n_boxes: int             # boxes in the file; each is in `photos` or dropped in `problems`
+    n_boxes: int             # boxes in the file: in `photos`, or dropped
     categories: Counter = field(default_factory=Counter) # category -> boxes
-    attributes: dict = field(default_factory=dict)       # attribute -> Counter of its values as text
-    notes: list = field(default_factory=list)            # what was assumed about the whole file
+    attributes: dict = field(default_factory=dict) # attribute -> Counter of its values
+    notes: list = field(default_factory=list)      # what was assumed of the whole file
 
     @property
     def attribute_names(self):
@@ -187,9 +186,10 @@ class Annotations:
         return list(self.attributes)
     def __repr__(self):
         n = sum(o[-1] for o in self.problems)
-        return f'{self.name}: {self.format}, {self.n_photos:,} photos, {self.n_boxes:,} boxes, {n:,} dropped so far'
+        counts = f'{self.n_photos:,} photos, {self.n_boxes:,} boxes, {n:,} dropped so far'
+        return f'{self.name}: {self.format}, {counts}'
 
-# %% ../nbs/01b_annotations.ipynb #cf6645a8
+# %% ../nbs/01b_annotations.ipynb #f77d942c
 def _id_text(value):
     "An id as text; '' if it is none"
     plain = isinstance(value, (int, float, str, np.integer)) and not isinstance(value, bool)
@@ -199,8 +199,9 @@ def photo_name(
     name # of a file, as a table or json has it
 ): # the name for people, with / between folders; and can it be a file below a folder?
     "File name as it will be shown and compared"
-    usable = isinstance(name, str) and name.strip() and '\0' not in name and '..' not in name.replace('\\', '/').split('/')
-    return (inside(name) or name, True) if usable else (label_text(name), False)
+    usable = isinstance(name, str) and bool(name.strip()) and '\0' not in name
+    if not usable or '..' in name.replace('\\', '/').split('/'): return label_text(name),False
+    return inside(name) or name, True
 
 def _side(value):
     "A width or height as a number, or None"
@@ -213,13 +214,13 @@ def _side(value):
 def declared_size(
     width, # of the photo, as a file says it: number, text, missing
     height # likewise
-): # (width, height), one of them None if only it is unusable; None for no size; and is something odd?
+): # (width, height), a side that is unusable None; None for no size; and is something odd?
     "Size of a photo as a file says it"
     if width is None and height is None: return None,False
     size = _side(width),_side(height)
     return (None if size==(None, None) else size), None in size
 
-# %% ../nbs/01b_annotations.ipynb #648ef942
+# %% ../nbs/01b_annotations.ipynb #3974a4e9
 class Collector:
     "Photos, boxes and problems of a file while it is read"
     def __init__(self, units='pixels', upright=False):
@@ -228,7 +229,7 @@ class Collector:
         self.problems,self.n_photos,self.n_boxes = Problems(),0,0
         self.categories,self.attributes = Counter(),{}
 
-# %% ../nbs/01b_annotations.ipynb #01fd9438
+# %% ../nbs/01b_annotations.ipynb #33f25f4b
 @patch
 def photo(
     self:Collector,
@@ -242,11 +243,13 @@ def photo(
     at,self.n_photos = self.n_photos,self.n_photos+1
     shown,usable = photo_name(name)
     size,odd = declared_size(width, height)
-    fresh = PhotoBoxes(shown, at, size, self.units, upright=self.upright, usable=usable, source=name)
+    told = dict(upright=self.upright, usable=usable, source=name)
+    fresh = PhotoBoxes(shown, at, size, self.units, **told)
     photo = self.by_name.setdefault(shown if usable else ('unusable', at), fresh)
     where = dict(photo=shown, at=(photo.at, -1))
     if not usable: self.problems.add('file name unusable', shown, **where)
-    if odd: self.problems.add('size unusable', f'width {width!r}, height {height!r}', **where)
+    said = f'width {width!r}, height {height!r}'
+    if odd: self.problems.add('size unusable', said, **where)
     self.sizes.setdefault(photo.at, set()).add(size)
     if has_ids: self._note_id(photo, _id_text(id_), id_, photo is not fresh, where)
     elif photo is not fresh: self.problems.add('photo listed twice', id_, **where)
@@ -262,7 +265,7 @@ def _note_id(self:Collector, photo, key, id_, again, where):
     elif again: self.problems.add('photo listed twice', id_, **where)
     if not any(o is photo for o in known): known.append(photo)
 
-# %% ../nbs/01b_annotations.ipynb #5d1a1614
+# %% ../nbs/01b_annotations.ipynb #b675d655
 @patch
 def find_photo(
     self:Collector,
@@ -279,9 +282,10 @@ def size_text(
     size # (width, height); either may be None
 )->str: # such as '400 x 300'
     "A size for people"
-    return 'no size' if size is None else ' x '.join('?' if o is None else str(o) for o in size)
+    if size is None: return 'no size'
+    return ' x '.join('?' if o is None else str(o) for o in size)
 
-# %% ../nbs/01b_annotations.ipynb #bb86fac9
+# %% ../nbs/01b_annotations.ipynb #4723ec01
 @patch
 def box(
     self:Collector,
@@ -303,13 +307,25 @@ def box(
     if dropped: return
     if frame: photo.frames[len(photo.boxes)] = frame
     photo.anns.append(ann)
-    photo.boxes.append(rotated_hull(ann.corners, ann.rotation) if ann.rotation else ann.corners)
+    turned = rotated_hull(ann.corners, ann.rotation) if ann.rotation else ann.corners
+    photo.boxes.append(turned)
+
+@patch
+def tell(
+    self:Collector,
+    photo,  # `PhotoBoxes`
+    reason, # one of `BOX_REASONS`
+    value   # what was found
+):
+    "Note something about a photo"
+    self.problems.add(reason, value, photo.name, at=(photo.at, -1))
 
 @patch
 def _count(self:Collector, ann):
     "Categories and attributes, for people who look what a file has"
     self.categories[label_text(ann.category)] += 1
-    for k,v in ann.attributes.items(): self.attributes.setdefault(k, Counter())[label_text(v)] += 1
+    for k,v in ann.attributes.items():
+        self.attributes.setdefault(k, Counter())[label_text(v)] += 1
 
 @patch
 def _repeated(self:Collector, photo, ann):
@@ -320,7 +336,7 @@ def _repeated(self:Collector, photo, ann):
     same = first[:3]==(photo.name, ann.corners, ann.rotation)
     return 'annotation repeated' if same else 'annotation id duplicate', ann.ann_id
 
-# %% ../nbs/01b_annotations.ipynb #99d83d2c
+# %% ../nbs/01b_annotations.ipynb #e23e35ff
 @patch
 def finish(
     self:Collector,
@@ -339,10 +355,12 @@ def finish(
 @patch
 def _drop_all(self:Collector, photo, value):
     "Drop all boxes of a photo that is listed in two sizes"
-    for o in photo.anns: self.problems.add('photo listed in two sizes', value, photo.name, o, (photo.at, o.at))
+    for o in photo.anns:
+        self.problems.add('photo listed in two sizes', value, photo.name, o, (photo.at, o.at))
     photo.anns,photo.boxes,photo.frames = [],[],{}
 
-# %% ../nbs/01b_annotations.ipynb #9dbd14d6
+# %% ../nbs/01b_annotations.ipynb #6a32b094
+def _listed(o): return o if isinstance(o, list) else []
 def _is_number(o): return isinstance(o, (int, float)) and not isinstance(o, bool)
 
 def corner_fault(
@@ -357,17 +375,13 @@ def coco_corners(
     bbox # COCO's [x, y, width, height]
 ): # [left, top, right, bottom] or None, and what is wrong with it: a reason, or ''
     "Corners of COCO's `bbox`; whole numbers stay whole"
-    if not (isinstance(bbox, list) and len(bbox)==4 and all(map(_is_number, bbox))): return None,'box not four numbers'
+    four = isinstance(bbox, list) and len(bbox)==4 and all(map(_is_number, bbox))
+    if not four: return None,'box not four numbers'
+    if not all(abs(o)<1e300 for o in bbox): return None,'box NaN or infinite'
     x,y,w,h = bbox
-    corners = [x, y, x+w, y+h]
-    return corners,_side_fault(bbox)
+    return [x, y, x+w, y+h], 'box negative' if min(w, h)<0 else 'box empty' if min(w, h)==0 else ''
 
-def _side_fault(bbox):
-    "What is wrong with the numbers of COCO's `bbox`"
-    if not all(abs(o)<1e300 for o in bbox): return 'box NaN or infinite'
-    return 'box negative' if min(bbox[2:])<0 else 'box empty' if min(bbox[2:])==0 else ''
-
-# %% ../nbs/01b_annotations.ipynb #6c8781f7
+# %% ../nbs/01b_annotations.ipynb #53573a9f
 _QUARTERS = {0: (1, 0), 1: (0, 1)}   # cosine and sine without a rounding error
 
 def rotated_hull(
@@ -377,17 +391,18 @@ def rotated_hull(
     "The upright box around `box` turned by `degrees`"
     l,t,r,b = box
     a = math.radians(degrees)
-    cos,sin = _QUARTERS[degrees//90%2] if degrees%90==0 else (abs(math.cos(a)), abs(math.sin(a)))
+    cos,sin = abs(math.cos(a)),abs(math.sin(a))
+    if degrees%90==0: cos,sin = _QUARTERS[degrees//90%2]
     x,y,w,h = (l+r)/2,(t+b)/2,(r-l)/2,(b-t)/2
     dx,dy = w*cos+h*sin, w*sin+h*cos
     return [x-dx, y-dy, x+dx, y+dy]
 
-# %% ../nbs/01b_annotations.ipynb #d48194cb
+# %% ../nbs/01b_annotations.ipynb #ba04dcf1
 def _rotation(value):
-    "Degrees of a `rotation`; None if it is not a number, which is an attribute of the user's own"
+    "Degrees of a `rotation`; None if it is no number, but an attribute of the user's own"
     if isinstance(value, bool): return None
     try: res = float(value)
-    except (TypeError, ValueError): return None
+    except (TypeError, ValueError, OverflowError): return None
     return res if math.isfinite(res) else None
 
 def _rotate(ann, degrees):
@@ -396,14 +411,15 @@ def _rotate(ann, degrees):
     ann.rotation = degrees%360
     return [('box rotated', f'{degrees:g} degrees')]
 
-# %% ../nbs/01b_annotations.ipynb #9165fe73
+# %% ../nbs/01b_annotations.ipynb #35831d51
 def _polygon_box(polygons):
     "Box around polygons, each a flat list of x and y, or a list of points"
-    parts = polygons if isinstance(polygons[0], (list, tuple)) and not _is_point(polygons[0]) else [polygons]
-    flat = np.concatenate([np.asarray(o, float).ravel() for o in parts])
-    if len(flat)<6 or len(flat)%2 or not np.isfinite(flat).all(): raise ValueError('expected x and y of at least three points')
-    (l,t),(r,b) = flat.reshape(-1, 2).min(0),flat.reshape(-1, 2).max(0)
-    return [float(o) for o in (l, t, r, b)]
+    several = isinstance(polygons[0], (list, tuple)) and not _is_point(polygons[0])
+    flat = np.concatenate([np.ravel(o).astype(float) for o in (polygons if several else [polygons])])
+    if len(flat)<6 or len(flat)%2 or not np.isfinite(flat).all():
+        raise ValueError('expected x and y of at least three points')
+    points = flat.reshape(-1, 2)
+    return [*points.min(0).tolist(), *points.max(0).tolist()]
 
 def _is_point(o): return len(o)==2 and all(map(_is_number, o))
 
@@ -424,37 +440,42 @@ def _mask_box(rle):
     _counts(rle, h*w)
     packed = coco_mask.frPyObjects(rle, h, w) if isinstance(rle['counts'], list) else rle
     x,y,bw,bh = coco_mask.toBbox(packed).tolist()
-    if x+bw>w or y+bh>h or coco_mask.area(packed)>w*h: raise ValueError('the run lengths do not fit the size')
+    if x+bw>w or y+bh>h or coco_mask.area(packed)>w*h:
+        raise ValueError('the run lengths do not fit the size')
     return [x, y, x+bw, y+bh], (w, h)
 
 def outline_box(
     segmentation # COCO's: polygons, or RLE as {'size': [height, width], 'counts': ...}
 ): # [left, top, right, bottom]; and (width, height) of the mask, None for polygons
     "Box around an outline; `ValueError` if it cannot be read"
-    try: return _mask_box(segmentation) if isinstance(segmentation, dict) else (_polygon_box(segmentation), None)
-    except (TypeError, ValueError, KeyError, IndexError, OverflowError) as e: raise ValueError(f'outline: {e}') from None
+    try:
+        if isinstance(segmentation, dict): return _mask_box(segmentation)
+        return _polygon_box(segmentation),None
+    except (TypeError, ValueError, LookupError, OverflowError) as e:
+        raise ValueError(f'outline: {e}') from None
 
-# %% ../nbs/01b_annotations.ipynb #ffc01297
-_COCO_KEYS = {'id', 'image_id', 'category_id', 'bbox', 'segmentation', 'area', 'iscrowd', 'ignore', 'attributes', 'score',
-              'keypoints', 'num_keypoints', 'caption', 'bbox_mode'}
+# %% ../nbs/01b_annotations.ipynb #921150dd
+_COCO_KEYS = {'id', 'image_id', 'category_id', 'bbox', 'segmentation', 'area', 'iscrowd', 'ignore',
+              'attributes', 'score', 'keypoints', 'num_keypoints', 'caption', 'bbox_mode'}
 
 def _attributes(ann):
-    "Attributes of a COCO annotation: a dict, a list of names and values, or beside the other keys (FiftyOne)"
+    "Attributes of a COCO annotation: a dict, names and values, or beside the other keys (FiftyOne)"
     res = {k: v for k,v in ann.items() if k not in _COCO_KEYS and not isinstance(v, dict)}
     found = ann.get('attributes')
     if isinstance(found, list):
-        found = {o['name']: o.get('value') for o in found if isinstance(o, dict) and isinstance(o.get('name'), str)}
+        named = [o for o in found if isinstance(o, dict) and isinstance(o.get('name'), str)]
+        found = {o['name']: o.get('value') for o in named}
     if not isinstance(found, dict): return res
     return found if not res else {**res, **found}
 
 def _no_box(bbox): return bbox is None or (isinstance(bbox, list) and all(o==0 for o in bbox))
 
-# %% ../nbs/01b_annotations.ipynb #b550d16e
+# %% ../nbs/01b_annotations.ipynb #6b0cc541
 def _coco_box(ann, names):
-    "`Box` of a COCO annotation; its fault, notes, and the size of the mask that it was taken from"
+    "`Box` of a COCO annotation; its fault, notes, and the size of the mask that it is from"
     cat,bbox,frame,notes,fault = ann.get('category_id'),ann.get('bbox'),None,[],''
-    res = Box(None, ann.get('id'), ann.get('image_id'), names.get(_id_text(cat)), _attributes(ann), ann.get('score'),
-              raw=bbox, category_id=cat)
+    res = Box(None, ann.get('id'), ann.get('image_id'), names.get(_id_text(cat)), _attributes(ann),
+              ann.get('score'), raw=bbox, category_id=cat)
     if ann.get('iscrowd') in (1, '1', True): notes.append(('crowd', 'iscrowd'))
     if _no_box(bbox) and ann.get('segmentation'):
         try: res.corners,frame = outline_box(ann['segmentation'])
@@ -471,16 +492,17 @@ def _has_area(box): return box[2]>box[0] and box[3]>box[1]
 
 def _is_turned_outline(ann, box):
     "Is the annotation's outline a turned box already, with `box` around it?"
-    try: hull = outline_box(ann['segmentation'])[0] if isinstance(ann.get('segmentation'), list) else None
+    if not isinstance(ann.get('segmentation'), list): return False
+    try: hull,_ = outline_box(ann['segmentation'])
     except ValueError: return False
-    if hull is None or max(abs(a-b) for a,b in zip(hull, box))>1: return False
-    xs = np.concatenate([np.ravel(o) for o in ann['segmentation']])[::2]
+    if max(abs(a-b) for a,b in zip(hull, box))>1: return False
+    xs = np.concatenate([np.ravel(o).astype(float) for o in ann['segmentation']])[::2]
     return bool(((xs>box[0]+1) & (xs<box[2]-1)).any())
 
 def _category_names(categories):
     "Name of each category id; none where two categories have one id"
     res = {}
-    for o in categories if isinstance(categories, list) else []:
+    for o in _listed(categories):
         if not isinstance(o, dict): continue
         key,name = _id_text(o.get('id')),o.get('name')
         res[key] = name if res.get(key, name)==name else None
@@ -496,59 +518,70 @@ def _read_coco(coco, name, units):
         ann = ann if isinstance(ann, dict) else {}
         photo,lost = res.find_photo(ann.get('image_id'))
         box,fault,notes,frame = _coco_box(ann, names)
-        if frame and units=='share': box.corners,frame = [o/n for o,n in zip(box.corners, frame*2)],None
+        if frame and units=='share':
+            box.corners,frame = [o/n for o,n in zip(box.corners, frame*2)],None
         res.box(photo, box, lost or fault, notes, frame)
     return res.finish('coco', name)
 
-# %% ../nbs/01b_annotations.ipynb #519d2f24
+# %% ../nbs/01b_annotations.ipynb #c4ef3725
 UNITS = ('pixels', 'share')
 
 def _reaches(photos):
-    "How far each box of a file reaches from the corner of its photo"
-    if hasattr(photos, 'corners'): return np.abs(photos.corners[photos.good]).max(1, initial=0)
-    return np.array([max(map(abs, b)) for o in photos for b in o.boxes], float)
+    "How far each box of a file reaches from the corner of its photo; and has any a fraction?"
+    if hasattr(photos, 'corners'): boxes = photos.corners[photos.good]
+    else: boxes = np.array([b for o in photos for b in o.boxes], float).reshape(-1, 4)
+    return np.abs(boxes).max(1, initial=0),bool((boxes%1).any())
 
 def check_units(
     annotations, # `Annotations`
     units=None   # 'pixels' or 'share': what the user says; None: nothing
 ):
-    "Raise `ValueError` where boxes look like shares of the photo and nobody says so, or the other way round"
-    reach,name = _reaches(annotations.photos),annotations.name
-    if not len(reach): return
-    if units is None and reach.max()<=1.5:
-        raise ValueError(f"{name}: none of the {len(reach)} boxes reaches beyond 1.5 pixels, so they look like shares of the photo (0 to 1). "
-                         "`units='share'` (--units share) reads them; `units='pixels'` takes them as pixels")
-    far = int((reach>2).sum())
-    if units=='share' and far>len(reach)/2:
-        raise ValueError(f"{name}: {far} of {len(reach)} boxes reach beyond 2, the furthest to {reach.max():g}, so they are no shares of the photo "
-                         "(0 to 1); leave `units='share'` (--units share) out")
+    "Raise `ValueError` where boxes look like shares of the photo and nobody says so, or the reverse"
+    reach,broken = _reaches(annotations.photos)
+    n,near,far = len(reach),int((reach<=1.5).sum()),int((reach>2).sum())
+    telling = near>3 or broken        # a few boxes of one whole pixel can be a slip of the mouse
+    if units is None and near>.9*n and telling:
+        raise ValueError(f"{annotations.name}: {near} of {n} boxes end within 1.5 pixels, so they look like shares "
+                         "of the photo (0 to 1). `units='share'` (--units share) reads them; `units='pixels'` "
+                         "takes them as they are")
+    if units=='share' and far>n/2:
+        raise ValueError(f"{annotations.name}: {far} of {n} boxes reach beyond 2, the furthest to {reach.max():g}, "
+                         "so they are no shares of the photo (0 to 1); leave `units='share'` (--units share) out")
 
-# %% ../nbs/01b_annotations.ipynb #4b1463c0
+# %% ../nbs/01b_annotations.ipynb #4f9a0178
 READERS = {'coco': _read_coco}  # the others follow
-FORMATS = {'coco': "COCO json (lists 'images' and 'annotations')", 'cvat': 'CVAT for images 1.1 (XML)',
-           'label-studio': 'Label Studio JSON or JSON-MIN', 'voc': 'Pascal VOC (XML file, or a folder of them)',
-           'megadetector': 'MegaDetector json', 'table': 'CSV, Parquet (a row for each box)'}
+FORMATS = {
+    'coco': "COCO json (lists 'images' and 'annotations')",
+    'cvat': 'CVAT for images 1.1 (XML)',
+    'label-studio': 'Label Studio JSON or JSON-MIN',
+    'voc': 'Pascal VOC (XML file, or a folder of them)',
+    'megadetector': 'MegaDetector json',
+    'table': 'CSV or Parquet (a row for each box)'}
 
 def _is_task(o):
     "Is it a task of Label Studio?"
     if not isinstance(o, dict): return False
-    if isinstance(o.get('data'), dict): return any(k in o for k in ('annotations', 'completions', 'predictions'))
+    if isinstance(o.get('data'), dict): return bool({'annotations', 'completions', 'predictions'} & set(o))
     cells = [c for v in o.values() if isinstance(v, list) for c in v if isinstance(c, dict)]
-    return 'annotation_id' in o or 'annotator' in o or any('original_width' in c for c in cells)
+    return bool({'annotation_id', 'annotator'} & set(o)) or any('original_width' in c for c in cells)
 
 def _kind_of(data):
     "Format of what a json file holds, or None"
-    if isinstance(data, list): return 'label-studio' if data and all(map(_is_task, data)) else None
+    if isinstance(data, list) and data and all(map(_is_task, data)): return 'label-studio'
     if not isinstance(data, dict) or not isinstance(data.get('images'), list): return None
     if isinstance(data.get('annotations'), list): return 'coco'
-    if 'detection_categories' in data or any(isinstance(o, dict) and 'detections' in o for o in data['images']): return 'megadetector'
+    detected = any(isinstance(o, dict) and 'detections' in o for o in data['images'])
+    if detected or 'detection_categories' in data: return 'megadetector'
 
-# %% ../nbs/01b_annotations.ipynb #66e63848
+# %% ../nbs/01b_annotations.ipynb #205302ee
 def _what(data):
     "What a json file has, for people"
-    if isinstance(data, dict): return f"an object with {', '.join(map(repr, list(data)[:8])) or 'nothing in it'}"
+    if isinstance(data, dict):
+        keys = ', '.join(map(repr, list(data)[:8]))
+        return f"an object with {keys or 'nothing in it'}"
     if not isinstance(data, list): return f'{type(data).__name__} {str(data)[:40]!r}'
-    return f'a list of {len(data)}'+(f', the first of them {_what(data[0])}' if data else '')
+    first = f', the first of them {_what(data[0])}' if data else ''
+    return f'a list of {len(data)}{first}'
 
 def _refuse(name, what):
     raise ValueError(f"{name}: {what}. Read are: {'; '.join(FORMATS.values())}")
@@ -557,23 +590,27 @@ def _start(path):
     "First letters of a file, whatever its encoding"
     with open(path, 'rb') as f: head = f.read(400)
     wide = head[:2] in (b'\xff\xfe', b'\xfe\xff')
-    return head[:4],head.decode('utf-16' if wide else 'utf-8-sig', errors='replace').lstrip()
+    text = head.decode('utf-16' if wide else 'utf-8-sig', errors='replace')
+    return head[:4],text.lstrip()
 
 def _folder_kind(path):
     "A folder must hold the XML files of Pascal VOC"
-    files = [o for o in path.rglob('*') if o.is_file() and o.name[0]!='.']
+    files = [o for o in path.rglob('*') if o.name[0]!='.' and o.is_file()]
     if any(o.suffix.lower()=='.xml' for o in files): return 'voc'
-    counts = Counter(o.suffix.lower() or 'no suffix' for o in files)
-    _refuse(path, f"a folder without XML files; it has {', '.join(f'{n} {k}' for k,n in counts.most_common(6)) or 'no files'}")
+    counts = Counter(o.suffix.lower() or 'without suffix' for o in files)
+    has = ', '.join(f'{n} {k}' for k,n in counts.most_common(6)) or 'no files'
+    _refuse(path, f'a folder without XML files of Pascal VOC; it has {has}')
 
 def _xml_kind(path):
     "CVAT or Pascal VOC, by the root element"
     root = xml_root(path)
-    if root not in ('annotations', 'annotation'): _refuse(path, f'XML of unknown annotations, its root is {root!r}')
-    return 'cvat' if root=='annotations' else 'voc'
+    known = dict(annotations='cvat', annotation='voc')
+    if root not in known: _refuse(path, f'XML of unknown annotations, its root is {root!r}')
+    return known[root]
 
 def _open_source(path):
     "Format of the file or folder `path`, and what its reader takes"
+    if not path.exists(): raise FileNotFoundError(f"no boxes at {path}")
     if path.is_dir(): return _folder_kind(path),path
     head,text = _start(path)
     if head==b'PAR1': return 'table',pd.read_parquet(path)
@@ -590,36 +627,42 @@ def _json_kind(data, name):
     kind = _kind_of(data)
     if kind is None: _refuse(name, f'unknown annotations, {_what(data)}')
     return kind,data
+def _open_data(data, name):
+    "The same of what was read already"
+    return ('table', data) if isinstance(data, pd.DataFrame) else _json_kind(data, name)
 
-# %% ../nbs/01b_annotations.ipynb #6e2bcb56
+def _one_of(option, value, known):
+    "Complain about the `value` of an `option` that is not `known`"
+    if value not in (None, *known): raise ValueError(f"{option} {value!r}: expected one of {', '.join(known)}")
+
+_SURE_UNITS = ('megadetector', 'label-studio')   # they say themselves what their numbers are
+
+# %% ../nbs/01b_annotations.ipynb #68f6bdd8
 def read_annotations(
     source,      # file or folder, or what was read from one: dict, list, DataFrame
-    format=None, # 'coco', 'cvat', 'label-studio', 'voc', 'megadetector', 'table'; None: told by the content
-    units=None,  # 'pixels' or 'share' (0-1 of the photo); None: pixels, and boxes that look like shares are refused
+    format=None, # one of `FORMATS`; None: told by the content
+    units=None,  # 'pixels' or 'share' (0-1); None: pixels, unless they look like shares, which is refused
 )->Annotations: # photos with their boxes
     "Read boxes and labels in any of the known formats"
-    if units not in (None, *UNITS): raise ValueError(f"units {units!r}: expected 'pixels' or 'share'")
-    if format not in (None, *FORMATS): raise ValueError(f"format {format!r}: expected one of {', '.join(FORMATS)}")
+    _one_of('units', units, UNITS); _one_of('format', format, FORMATS)
     is_path = isinstance(source, (str, Path))
     name = str(source) if is_path else 'boxes'
-    if is_path and not Path(source).exists(): raise FileNotFoundError(f"no boxes at {source}")
-    if is_path: kind,data = _open_source(Path(source))
-    else: kind,data = ('table', source) if isinstance(source, pd.DataFrame) else _json_kind(source, name)
+    kind,data = _open_source(Path(source)) if is_path else _open_data(source, name)
     if format not in (None, kind): _refuse(name, f'{format} was expected, but it looks like {kind}')
     res = READERS[kind](data, name, units)
-    if kind!='megadetector': check_units(res, units)
+    if kind not in _SURE_UNITS: check_units(res, units)
     return res
 
-# %% ../nbs/01b_annotations.ipynb #73e8b7e3
+# %% ../nbs/01b_annotations.ipynb #8a894a90
 class _Stop(Exception): "The root of an XML file is found"
 
 def xml_root(
     path # XML file
 )->str: # tag of its root element
-    "Root of an XML file, read without expanding anything; `ValueError` for entities, or if it is no XML"
+    "Root of an XML file, read without expanding anything; entities are refused"
     parser,found = expat.ParserCreate(),[]
     def _root(tag, attrs): found.append(tag); raise _Stop
-    def _entity(*args): raise ValueError(f"{path}: the XML defines entities (DOCTYPE), which are not expanded; take that line out")
+    def _entity(*args): raise ValueError(f"{path}: the XML defines entities (DOCTYPE); take that line out")
     parser.StartElementHandler,parser.EntityDeclHandler = _root,_entity
     try:
         with open(path, 'rb') as f: parser.ParseFile(f)
@@ -632,14 +675,17 @@ def _elements(path, tag):
     try:
         for event,el in ElementTree.iterparse(path, ('end',)):
             if el.tag==tag: yield el; el.clear()
-            elif el.tag=='track': raise ValueError(f"{path}: CVAT for video (tracks); export it as 'CVAT for images 1.1'")
-    except ElementTree.ParseError as e: raise ValueError(f"{path}: not a whole XML file ({e})") from None
+            elif el.tag=='track': raise ValueError(f"{path}: {_VIDEO}")
+    except ElementTree.ParseError as e: raise _torn(path, e) from None
 
-# %% ../nbs/01b_annotations.ipynb #0770b6b7
+_VIDEO = "CVAT for video (tracks); export it as 'CVAT for images 1.1'"
+def _torn(path, e): return ValueError(f'{path}: not a whole XML file ({e})')
+
+# %% ../nbs/01b_annotations.ipynb #bb3153b1
 def _number(text):
     "Number of a text; NaN if it is none"
     try: return float(text)
-    except (TypeError, ValueError): return math.nan
+    except (TypeError, ValueError, OverflowError): return math.nan
 
 def _numbers(el, *names): return [_number(el.get(o)) for o in names]
 
@@ -657,21 +703,23 @@ def _cvat_corners(el):
     "Corners of a shape of CVAT; None if it has no area"
     if el.tag=='box': return _numbers(el, 'xtl', 'ytl', 'xbr', 'ybr')
     if el.tag=='ellipse': return _ellipse(*_numbers(el, 'cx', 'cy', 'rx', 'ry'))
-    if el.tag=='polygon': return _around((points := _points(el.get('points')))[::2], points[1::2])
+    if el.tag=='polygon':
+        points = _points(el.get('points'))
+        return _around(points[::2], points[1::2])
     if el.tag=='mask':
         left,top,width,height = _numbers(el, 'left', 'top', 'width', 'height')
         return [left, top, left+width, top+height]
     if el.tag=='cuboid':
-        sides = [[_number(v) for k,v in el.items() if k[0]==o and k[1:2] in ('t', 'b')] for o in 'xy']
-        return _around(*sides)
+        return _around(*([_number(v) for k,v in el.items() if k[:2] in (o+'t', o+'b')] for o in 'xy'))
 
 _CVAT_SHAPES = ('box', 'ellipse', 'polygon', 'mask', 'cuboid', 'polyline', 'points', 'skeleton')
 
-# %% ../nbs/01b_annotations.ipynb #41e6b3e9
+# %% ../nbs/01b_annotations.ipynb #b3c5a486
 def _cvat_box(el, number):
     "`Box` of a shape of CVAT, its fault, and notes"
     attrs = {o.get('name'): o.text or '' for o in el.findall('attribute')}
-    res = Box(_cvat_corners(el), number, category=el.get('label') or None, attributes=attrs, raw=dict(el.attrib))
+    label = el.get('label') or None
+    res = Box(_cvat_corners(el), number, category=label, attributes=attrs, raw=dict(el.attrib))
     if res.corners is None: return res,('shape not a box', el.tag),[]
     fault,notes = corner_fault(res.corners),[]
     if el.tag!='box': notes.append(('box from an outline', el.tag))
@@ -685,9 +733,9 @@ def _read_cvat(path, name, units):
     "Annotations of a file of CVAT for images"
     res = Collector(units or 'pixels')
     for im in _elements(path, 'image'):
-        photo = res.photo(im.get('name'), im.get('id'), im.get('width'), im.get('height'), has_ids=False)
-        photo_labels = [o.get('label') for o in im.findall('tag')]
-        if photo_labels: res.problems.add('label of the photo left out', ', '.join(map(str, photo_labels)), photo.name, at=(photo.at, -1))
+        told = [im.get(o) for o in ('name', 'id', 'width', 'height')]
+        photo = res.photo(*told, has_ids=False)
+        for tag in im.findall('tag'): res.tell(photo, 'label of the photo left out', tag.get('label'))
         for el in im:
             if el.tag not in _CVAT_SHAPES: continue
             ann,fault,notes = _cvat_box(el, res.n_boxes+1)
@@ -697,12 +745,13 @@ def _read_cvat(path, name, units):
 
 READERS['cvat'] = _read_cvat
 
-# %% ../nbs/01b_annotations.ipynb #63087838
+# %% ../nbs/01b_annotations.ipynb #e668d800
 def _pivoted(box, degrees):
-    "Box that, turned around its centre, is where `box` is after a turn around its top left corner"
+    "Box that a turn around its centre brings where `box` comes by one around its top left corner"
     l,t,r,b = box
-    a,dx,dy = math.radians(degrees),(r-l)/2,(b-t)/2
-    x,y = l+dx*math.cos(a)-dy*math.sin(a), t+dx*math.sin(a)+dy*math.cos(a)
+    cos,sin = math.cos(math.radians(degrees)),math.sin(math.radians(degrees))
+    dx,dy = (r-l)/2,(b-t)/2
+    x,y = l+dx*cos-dy*sin, t+dx*sin+dy*cos
     return [x-dx, y-dy, x+dx, y+dy]
 
 def _percent(numbers, side): return [_number(o)/100*side for o in numbers]
@@ -712,17 +761,18 @@ def _studio_corners(value, size):
     w,h = size
     if isinstance(value.get('points'), list):
         points = [o for o in value['points'] if isinstance(o, list) and len(o)==2]
-        return _around(*(_percent(o, n) for o,n in zip(zip(*points), size))),'polygon'
+        sides = [_percent([o[i] for o in points], n) for i,n in enumerate(size)]
+        return _around(*sides),'polygon'
     if 'radiusX' in value:
         x,rx = _percent((value.get('x'), value['radiusX']), w)
         y,ry = _percent((value.get('y'), value.get('radiusY')), h)
         return _ellipse(x, y, rx, ry),'ellipse'
-    if 'height' not in value: return None,next((o for o in ('rle', 'x') if o in value), 'region')
+    if 'height' not in value: return None,'brush' if 'rle' in value else 'point'
     x,width = _percent((value.get('x'), value.get('width')), w)
     y,height = _percent((value.get('y'), value['height']), h)
     return [x, y, x+width, y+height],'rectangle'
 
-# %% ../nbs/01b_annotations.ipynb #ddda696d
+# %% ../nbs/01b_annotations.ipynb #3ab78cc2
 @dataclass
 class _Region:
     "What Label Studio says about one region"
@@ -739,7 +789,8 @@ _ANSWERS = ('choices', 'taxonomy', 'text', 'number', 'rating', 'datetime')
 
 def _answer(value):
     "What a result says besides the place: (labels, answer), None where nothing"
-    labels = next((v for k,v in value.items() if k.endswith('labels') and isinstance(v, list)), [])
+    lists = {k: v for k,v in value.items() if isinstance(v, list)}
+    labels = next((v for k,v in lists.items() if k.endswith('labels')), [])
     answer = next((value[k] for k in _ANSWERS if k in value), None)
     if isinstance(answer, list):
         answer = ['/'.join(map(str, o)) if isinstance(o, list) else o for o in answer]
@@ -753,14 +804,14 @@ def _regions(results):
         value = o.get('value') if isinstance(o, dict) else None
         if not isinstance(value, dict): continue
         labels,answer = _answer(value)
-        has_place = any(k in value for k in _GEOMETRY)
-        if not has_place and o.get('id') not in res:
-            if answer is not None: whole[o.get('from_name')] = answer
+        key,question = _id_text(o.get('id')),str(o.get('from_name'))
+        if key not in res and not any(k in value for k in _GEOMETRY):
+            if answer is not None: whole[question] = answer
             continue
-        region = res.setdefault(o.get('id') or i, _Region(o.get('id')))
+        region = res.setdefault(key or i, _Region(o.get('id')))
         if region.value is None: _set_place(region, o, value)
         region.labels += [l for l in labels if l not in region.labels]
-        if answer is not None: region.attributes[o.get('from_name')] = answer
+        if answer is not None: region.attributes[question] = answer
     return list(res.values()),whole
 
 def _set_place(region, o, value):
@@ -769,35 +820,43 @@ def _set_place(region, o, value):
     region.size,_ = declared_size(o.get('original_width'), o.get('original_height'))
     region.turned = _rotation(o.get('image_rotation')) or 0
 
-# %% ../nbs/01b_annotations.ipynb #8b5f7784
+# %% ../nbs/01b_annotations.ipynb #b6e761e1
 def _studio_box(region, whole, id_):
     "`Box` of a region of Label Studio, its fault, and notes"
     category = region.labels if len(region.labels)!=1 else region.labels[0]
-    res = Box(None, region.id, id_, category or None, {**whole, **region.attributes}, region.score, raw=region.value)
-    if region.turned%360: return res,('shape not a box', f'the photo was turned by {region.turned:g} degrees in the tool'),[]
-    size = region.size
-    if size is None or None in size: return res,('size of the photo missing', 'boxes in percent need it'),[]
+    attrs = {**whole, **region.attributes}
+    res = Box(None, region.id, id_, category or None, attrs, region.score, raw=region.value)
+    size,degrees = region.size,_rotation(region.value.get('rotation')) or 0
+    if region.turned%360:
+        return res,('frame not known', f'the photo was turned by {region.turned:g} degrees in the tool'),[]
+    if size is None or None in size: return res,('size of the photo missing', ''),[]
     res.corners,kind = _studio_corners(region.value, size)
     if res.corners is None: return res,('shape not a box', kind),[]
-    fault,notes = corner_fault(res.corners),[] if kind=='rectangle' else [('box from an outline', kind)]
-    degrees = _rotation(region.value.get('rotation')) or 0
+    notes = [] if kind=='rectangle' else [('box from an outline', kind)]
+    fault = corner_fault(res.corners)
     if degrees and not fault:
         if kind=='rectangle': res.corners = _pivoted(res.corners, degrees)
         notes += _rotate(res, degrees)
     return res,(fault, region.value) if fault else None,notes
 
-# %% ../nbs/01b_annotations.ipynb #398b21a0
+# %% ../nbs/01b_annotations.ipynb #2e327cd5
 def _cancelled(o): return not isinstance(o, dict) or o.get('was_cancelled')
 
 def _pick_annotation(task):
     "The annotation of a task that counts, and (reason, value) if there was a choice"
-    done = [o for o in task.get('annotations') or task.get('completions') or [] if not _cancelled(o)]
-    if not done: return {},('prediction left out', len(task['predictions'])) if task.get('predictions') else None
-    def _rank(o): return bool(o.get('ground_truth')), str(o.get('updated_at') or o.get('created_at') or '')
-    best = max(done[::-1], key=_rank) if any(_rank(o)[1] for o in done) else max(done[::-1], key=lambda o: bool(o.get('ground_truth')))
+    done = [o for k in ('annotations', 'completions') for o in _listed(task.get(k)) if not _cancelled(o)]
+    guessed = [_n_results(o) for o in _listed(task.get('predictions'))]
+    if not done: return {},('prediction left out', f'{sum(guessed)} results') if guessed else None
+    best = max(reversed(done), key=_rank)
     if len(done)==1: return best,None
-    others = ', '.join(f"{o.get('id')} ({len(o.get('result') or [])} results)" for o in done if o is not best)
-    return best,('several annotators', f"annotation {best.get('id')} taken, left out: {others}")
+    counts = [f"{o.get('id')} ({_n_results(o)} results)" for o in done if o is not best]
+    return best,('several annotators', f"annotation {best.get('id')} taken, left out: {', '.join(counts)}")
+
+def _n_results(o): return len(_listed(o.get('result'))) if isinstance(o, dict) else 0
+
+def _rank(o):
+    "The ground truth comes first, then the latest"
+    return bool(o.get('ground_truth')),str(o.get('updated_at') or o.get('created_at') or '')
 
 def _studio_name(task, results):
     "Name of a task's photo"
@@ -805,7 +864,7 @@ def _studio_name(task, results):
     to = next((o.get('to_name') for o in results if isinstance(o, dict)), None)
     texts = {k: v for k,v in data.items() if isinstance(v, str)}
     for key in (to, 'image', 'img', 'photo', 'url'):
-        if key in texts: return texts[key]
+        if isinstance(key, str) and key in texts: return texts[key]
     def _is_picture(o): return o.lower().split('?')[0].endswith(PICTURE_SUFFIXES)
     pictures = [v for v in texts.values() if _is_picture(v)]
     return pictures[0] if len(pictures)==1 else None
@@ -816,23 +875,23 @@ def _short_task(task):
     for key,cells in task.items():
         for o in cells if isinstance(cells, list) else []:
             if not (isinstance(o, dict) and any(k in o for k in _GEOMETRY)): continue
-            place = json.dumps({k: o.get(k) for k in ('x', 'y', 'width', 'height', 'rotation', 'points')})
+            place = json.dumps([o.get(k) for k in ('x', 'y', 'width', 'height', 'rotation', 'points')])
             results.append(dict(o, id=place, from_name=key, value=o))
     return dict(task, annotations=[dict(id=task.get('annotation_id'), result=results)])
 
-# %% ../nbs/01b_annotations.ipynb #92aa60ae
+# %% ../nbs/01b_annotations.ipynb #faeaef1f
 def _read_studio(data, name, units):
     "Annotations of Label Studio's JSON or JSON-MIN"
-    if units=='share': raise ValueError(f"{name}: Label Studio's boxes are in percent, and read as such; leave `units` out")
+    if units: raise ValueError(f"{name}: Label Studio says itself that boxes are in percent; leave `units` out")
     res = Collector()
     for task in data:
         task = task if isinstance(task.get('data'), dict) else _short_task(task)
         picked,note = _pick_annotation(task)
-        results = picked.get('result') if isinstance(picked.get('result'), list) else []
+        results = _listed(picked.get('result'))
         regions,whole = _regions(results)
         size = next((o.size for o in regions if o.size), (None, None))
         photo = res.photo(_studio_name(task, results), task.get('id'), *size, has_ids=False)
-        if note: res.problems.add(*note, photo.name, at=(photo.at, -1))
+        if note: res.tell(photo, *note)
         for region in regions:
             res.sizes[photo.at].add(region.size or photo.declared)
             res.box(photo, *_studio_box(region, whole, task.get('id')))
@@ -840,7 +899,7 @@ def _read_studio(data, name, units):
 
 READERS['label-studio'] = _read_studio
 
-# %% ../nbs/01b_annotations.ipynb #eda43298
+# %% ../nbs/01b_annotations.ipynb #73037dc4
 def _text_of(el, path):
     "Text at `path` below an XML element; '' if there is none"
     return (el.findtext(path) or '').strip()
@@ -849,14 +908,19 @@ def _voc_files(path):
     "(file, its folder below `path`) of the XML files of Pascal VOC"
     if path.is_file(): return [(path, '')]
     files = sorted(o for o in path.rglob('*.xml') if not o.name.startswith('.'))
-    return [(o, o.relative_to(path).parent.as_posix().removeprefix('Annotations').strip('/.')) for o in files]
+    return [(o, _below(o.relative_to(path))) for o in files]
+
+def _below(path):
+    "Folders of a VOC file, without its own 'Annotations'"
+    return '/'.join(o for o in path.parts[:-1] if o!='Annotations')
 
 def _voc_root(file):
     "Root element of a VOC file"
     root = xml_root(file)
-    if root!='annotation': raise ValueError(f"{file}: an XML file of Pascal VOC was expected (root 'annotation'), its root is {root!r}")
+    if root!='annotation':
+        raise ValueError(f"{file}: Pascal VOC was expected (root 'annotation'), its root is {root!r}")
     try: return ElementTree.parse(file).getroot()
-    except ElementTree.ParseError as e: raise ValueError(f"{file}: not a whole XML file ({e})") from None
+    except ElementTree.ParseError as e: raise _torn(file, e) from None
 
 def _voc_name(file, below, told, counts):
     "Name of the photo of a VOC file: what it tells, unless other files tell the same"
@@ -871,12 +935,14 @@ def _counts_from_one(boxes):
     "Are pixels counted from 1? `boxes` are texts; whole numbers of at least 1 say so"
     return bool(boxes) and all(o.isdigit() and int(o)>0 for box in boxes for o in box)
 
-# %% ../nbs/01b_annotations.ipynb #f6baf2c5
+# %% ../nbs/01b_annotations.ipynb #72a8cd86
 def _voc_box(obj, number, first):
     "`Box` of a VOC object, its fault, and notes; `first` is the number of the first pixel"
     attrs = {o: _text_of(obj, o) for o in _VOC_FLAGS if obj.find(o) is not None}
-    attrs |= {o.findtext('name') or '': o.findtext('value') or '' for o in obj.findall('attributes/attribute')}
-    res,notes = Box(ann_id=number, category=_text_of(obj, 'name') or None, attributes=attrs),[]
+    named = obj.findall('attributes/attribute')
+    attrs |= {o.findtext('name') or '': o.findtext('value') or '' for o in named}
+    label,notes = _text_of(obj, 'name') or None,[]
+    res = Box(ann_id=number, category=label, attributes=attrs)
     turned,degrees = obj.find('robndbox'),_rotation(attrs.get('rotation')) or 0
     if turned is not None:       # roLabelImg: centre, size, radians
         x,y,w,h,a = (_number(turned.findtext(o)) for o in ('cx', 'cy', 'w', 'h', 'angle'))
@@ -885,8 +951,9 @@ def _voc_box(obj, number, first):
         l,t,r,b = (_number(obj.findtext(f'bndbox/{o}')) for o in _VOC_SIDES)
         res.corners = [l-first, t-first, r, b]
     elif obj.find('polygon') is not None:
-        sides = [[_number(o.text) for o in obj.find('polygon') if o.tag[0]==c] for c in 'xy']
-        res.corners = _around(*sides); notes.append(('box from an outline', 'polygon'))
+        points = obj.find('polygon')
+        res.corners = _around(*([_number(o.text) for o in points if o.tag[0]==c] for c in 'xy'))
+        notes.append(('box from an outline', 'polygon'))
     else: return res,('box missing', res.category),[]
     res.raw,fault = res.corners,corner_fault(res.corners)
     if not fault: notes += _rotate(res, degrees)
@@ -894,52 +961,60 @@ def _voc_box(obj, number, first):
 
 def _read_voc(path, name, units):
     "Annotations of a file or folder of Pascal VOC"
-    if units=='share': raise ValueError(f"{name}: Pascal VOC's boxes are pixels; leave `units` out")
     files = [(file, below, _voc_root(file)) for file,below in _voc_files(path)]
-    boxes = [[_text_of(o, s) for s in _VOC_SIDES] for *_,el in files for o in el.findall('object/bndbox')]
-    first,counts = int(_counts_from_one(boxes)),Counter(_text_of(el, 'filename') for *_,el in files)
-    res = Collector()
+    found = [o for *_,el in files for o in el.findall('object/bndbox')]
+    first = int(_counts_from_one([[_text_of(o, s) for s in _VOC_SIDES] for o in found]))
+    counts = Counter(_text_of(el, 'filename') for *_,el in files)
+    res = Collector(units or 'pixels')
     for file,below,el in files:
         size = [el.findtext(f'size/{o}') for o in ('width', 'height')]
-        photo = res.photo(_voc_name(file, below, _text_of(el, 'filename'), counts), file.stem, *size, has_ids=False)
+        told = _voc_name(file, below, _text_of(el, 'filename'), counts)
+        photo = res.photo(told, file.stem, *size, has_ids=False)
         for obj in el.findall('object'): res.box(photo, *_voc_box(obj, res.n_boxes+1, first))
-    return res.finish('voc', name, [f'pixels counted from {first}'+(', as the devkit of Pascal VOC does' if first else '')])
+    how = ', as the devkit of Pascal VOC does' if first else ''
+    return res.finish('voc', name, [f'pixels counted from {first}{how}'])
 
 READERS['voc'] = _read_voc
 
-# %% ../nbs/01b_annotations.ipynb #db8047bf
+# %% ../nbs/01b_annotations.ipynb #682611c4
 def _detection(det, names, number):
     "`Box` of a detection, and its fault"
     det = det if isinstance(det, dict) else {}
     bbox,cat = det.get('bbox'),det.get('category')
     corners,fault = coco_corners(bbox)
-    res = Box(corners, number, category=names.get(_id_text(cat)), score=det.get('conf'), raw=bbox, category_id=cat)
+    res = Box(corners, number, None, names.get(_id_text(cat)), score=det.get('conf'), raw=bbox, category_id=cat)
     return res,(fault, bbox) if fault else None
 
 def _read_detections(data, name, units):
     "Annotations of a json of MegaDetector"
-    if units=='pixels': raise ValueError(f"{name}: MegaDetector's boxes are shares of the photo; leave `units` out")
+    if units=='pixels': raise ValueError(f"{name}: MegaDetector's boxes are shares; leave `units` out")
     res = Collector('share', upright=True)
-    names = {_id_text(k): v for k,v in (data.get('detection_categories') or {}).items()}
+    named = data.get('detection_categories')
+    names = {_id_text(k): v for k,v in named.items()} if isinstance(named, dict) else {}
     for im in data['images']:
         im = im if isinstance(im, dict) else {}
-        photo = res.photo(im.get('file'), None, im.get('width'), im.get('height'), has_ids=False)
-        if im.get('failure'): res.problems.add('detector failed', im['failure'], photo.name, at=(photo.at, -1))
-        for det in im.get('detections') or []: res.box(photo, *_detection(det, names, res.n_boxes+1))
+        size = im.get('width'),im.get('height')
+        photo = res.photo(im.get('file'), None, *size, has_ids=False)
+        if im.get('failure'): res.tell(photo, 'detector failed', im['failure'])
+        for det in _listed(im.get('detections')):
+            res.box(photo, *_detection(det, names, res.n_boxes+1))
     return res.finish('megadetector', name)
 
 READERS['megadetector'] = _read_detections
 
-# %% ../nbs/01b_annotations.ipynb #f78ef920
-PHOTO_COLUMNS = ('image_name', 'file_name_original', 'file_name', 'filename', 'image')  # the first that is there counts
+# %% ../nbs/01b_annotations.ipynb #88f92644
+PHOTO_COLUMNS = ('image_name', 'file_name_original', 'file_name', 'filename', 'image') # the first counts
 SCORE_COLUMNS = ('box_scores', 'score', 'confidence')
 CATEGORY_COLUMNS = ('category', 'class', 'label')
-CORNER_COLUMNS = (('left', 'top', 'right', 'bottom'), ('xmin', 'ymin', 'xmax', 'ymax'), ('x_min', 'y_min', 'x_max', 'y_max'),
-                  ('x1', 'y1', 'x2', 'y2'), ('xtl', 'ytl', 'xbr', 'ybr'))
-SIDE_COLUMNS = (('x', 'y', 'w', 'h'), ('x', 'y', 'width', 'height'), ('left', 'top', 'width', 'height'))
-SIZE_COLUMNS = (('image_width', 'image_height'), ('img_width', 'img_height'), ('width', 'height'))
+CORNER_COLUMNS = (
+    ('left', 'top', 'right', 'bottom'), ('xmin', 'ymin', 'xmax', 'ymax'), ('x1', 'y1', 'x2', 'y2'),
+    ('x_min', 'y_min', 'x_max', 'y_max'), ('xtl', 'ytl', 'xbr', 'ybr'))
+SIDE_COLUMNS = (
+    ('x', 'y', 'w', 'h'), ('x', 'y', 'width', 'height'), ('left', 'top', 'width', 'height'))
+SIZE_COLUMNS = (
+    ('image_width', 'image_height'), ('img_width', 'img_height'), ('width', 'height'))
 
-# %% ../nbs/01b_annotations.ipynb #08f2dc96
+# %% ../nbs/01b_annotations.ipynb #661d6307
 def _first(df, names):
     "First of the columns `names` that the table has, or None"
     return next((o for o in names if o in df), None)
@@ -958,13 +1033,16 @@ def _columns(df, name):
     photo,text = _first(df, PHOTO_COLUMNS),_first(df, ('boxes', 'box'))
     corners,sides = _all(df, CORNER_COLUMNS),_all(df, SIDE_COLUMNS)
     has = f"{name}: the table has {', '.join(map(str, df.columns)) or 'no columns'}"
-    if photo is None: raise KeyError(f"no column for the photo: one of {', '.join(PHOTO_COLUMNS)} was expected; {has}")
+    names = ', '.join(PHOTO_COLUMNS)
+    if photo is None: raise KeyError(f"no column for the photo: one of {names} was expected; {has}")
     box = (text,) if text else corners or sides
-    if not box: raise KeyError(f"no column for the box: one of boxes, box, or four such as left, top, right, bottom was expected; {has}")
-    size = [o for o in SIZE_COLUMNS if o[0] not in box and (o[0]!='width' or corners and not text)]
-    return _Columns(photo, box, box in SIDE_COLUMNS, _first(df, SCORE_COLUMNS), _first(df, CATEGORY_COLUMNS), _all(df, size))
+    four = 'boxes or box, or four such as left, top, right, bottom or x, y, w, h'
+    if not box: raise KeyError(f"no column for the box: {four} were expected; {has}")
+    size = [o for o in SIZE_COLUMNS if o[0] not in box and (o[0]!='width' or box is corners)]
+    score,category = _first(df, SCORE_COLUMNS),_first(df, CATEGORY_COLUMNS)
+    return _Columns(photo, box, box in SIDE_COLUMNS, score, category, _all(df, size))
 
-# %% ../nbs/01b_annotations.ipynb #6cb3124d
+# %% ../nbs/01b_annotations.ipynb #2628d77e
 def _cell_box(cell, sides):
     "Corners of a box that can be used, or None; and what is wrong with it"
     try: l,t,r,b = parse_box(cell)
@@ -980,7 +1058,7 @@ def _lists(df, columns):
     return {c: df[c].tolist() for c in columns if c is not None}
 
 class TablePhotos:
-    "Photos of a table, each made when it is asked for, so that millions of rows need little memory"
+    "Photos of a table, each made when it is asked for: millions of rows need little memory"
     def __init__(self,
         df,      # the table
         columns, # which of its columns say what
@@ -994,12 +1072,15 @@ class TablePhotos:
         merged,_ = pd.factorize(pd.Series(keys, dtype=object))
         self.codes = merged[codes] if len(codes) else codes
         firsts = np.unique(merged, return_index=True)[1]
-        self.names,self.sources = [shown[i] for i in firsts],[self.sources[i] for i in firsts]
-        self.cells = df[columns.box[0]].tolist() if len(columns.box)==1 else list(zip(*_lists(df, columns.box).values()))
+        self.names = [shown[i] for i in firsts]
+        self.sources = [self.sources[i] for i in firsts]
+        cells = list(_lists(df, columns.box).values())
+        self.cells = cells[0] if len(cells)==1 else list(zip(*cells))
         self.told = _lists(df, (columns.score, columns.category, *columns.size))
-        self.others = _lists(df, [c for c in df if c not in (*self.told, columns.photo, *columns.box)])
+        used = {*self.told, columns.photo, *columns.box}
+        self.others = _lists(df, [c for c in df if c not in used])
 
-# %% ../nbs/01b_annotations.ipynb #25c14e9f
+# %% ../nbs/01b_annotations.ipynb #c9f909fc
 @patch
 def _rows(self:TablePhotos, k): return self.order[self.starts[k]:self.starts[k+1]]
 
@@ -1014,27 +1095,31 @@ def _box(self:TablePhotos, i):
     "`Box` of row `i`"
     attrs = {k: v[i] for k,v in self.others.items()}
     score,category = self._cell(self.columns.score, i),self._cell(self.columns.category, i)
-    return Box(self.corners[i].tolist(), self.index[i], None, category, attrs, score, raw=self.cells[i], at=int(i))
+    res = Box(self.corners[i].tolist(), self.index[i], None, category, attrs, score)
+    res.raw,res.at = self.cells[i],int(i)
+    return res
 
 @patch
 def _size(self:TablePhotos, k):
     "Sizes that the rows of photo `k` declare"
-    w,h = self.columns.size or (None, None)
-    return {declared_size(self._cell(w, i), self._cell(h, i))[0] for i in self._rows(k)} if w else {None}
+    if not self.columns.size: return {None}
+    cells = {tuple(self._cell(c, i) for c in self.columns.size) for i in self._rows(k)}
+    return {declared_size(*o)[0] for o in cells}
 
 @patch
 def __getitem__(self:TablePhotos, n):
     k = self.kept[n]
     anns = [self._box(i) for i in self._rows(k) if self.good[i]]
     size, = self._size(k)
-    return PhotoBoxes(self.names[k][0], k, size, self.units, [], [o.corners for o in anns], anns, source=self.sources[k])
+    boxes,name = [o.corners for o in anns],self.names[k][0]
+    return PhotoBoxes(name, k, size, self.units, [], boxes, anns, source=self.sources[k])
 
 @patch
 def __len__(self:TablePhotos): return len(self.kept)
 @patch
 def __iter__(self:TablePhotos): return (self[n] for n in range(len(self)))
 
-# %% ../nbs/01b_annotations.ipynb #e8899719
+# %% ../nbs/01b_annotations.ipynb #aa802bb9
 @patch
 def check(
     self:TablePhotos,
@@ -1060,9 +1145,10 @@ def _lost(self:TablePhotos, k, name, usable):
     "Why no box of photo `k` can stay, as (reason, value), or None"
     if not usable: return 'file name unusable',name
     sizes = self._size(k)
-    if len(sizes)>1: return 'photo listed in two sizes',' and '.join(sorted(map(size_text, sizes)))
+    both = ' and '.join(sorted(map(size_text, sizes)))
+    if len(sizes)>1: return 'photo listed in two sizes',both
 
-# %% ../nbs/01b_annotations.ipynb #32f22000
+# %% ../nbs/01b_annotations.ipynb #d4606cb8
 def _read_table(df, name, units):
     "Annotations of a table"
     columns,problems = _columns(df, name),Problems()
@@ -1075,7 +1161,7 @@ def _read_table(df, name, units):
 
 READERS['table'] = _read_table
 
-# %% ../nbs/01b_annotations.ipynb #a210a881
+# %% ../nbs/01b_annotations.ipynb #ca6718fd
 def _near(declared, size):
     "Have both the same proportions, up to the rounding of one of them to whole pixels?"
     (dw,dh),(w,h) = declared,size
@@ -1088,7 +1174,7 @@ def _fit(declared, size):
     if all(d in (None, o) for d,o in zip(declared, size)): return 2
     return int(None not in declared and _near(declared, size))
 
-# %% ../nbs/01b_annotations.ipynb #256d2974
+# %% ../nbs/01b_annotations.ipynb #458c2872
 FRAMES = ('stored', 'upright')
 
 @dataclass(slots=True)
@@ -1104,10 +1190,10 @@ def photo_text(
 )->str: # such as 'the photo is 400 x 300'
     "Sizes of a photo for people"
     if photo.orientation==1: return f'the photo is {size_text(photo.size)}'
-    return (f'the photo is {size_text(photo.stored_size)} as stored and {size_text(photo.size)} upright '
-            f'(EXIF orientation {photo.orientation})')
+    both = f'{size_text(photo.stored_size)} as stored and {size_text(photo.size)} upright'
+    return f'the photo is {both} (EXIF orientation {photo.orientation})'
 
-# %% ../nbs/01b_annotations.ipynb #6d141d42
+# %% ../nbs/01b_annotations.ipynb #720d6cc8
 def find_frame(
     declared,  # (width, height) of the photo as the file says it, or None
     photo,     # size, stored_size, orientation
@@ -1120,13 +1206,18 @@ def find_frame(
     upright,stored = _fit(declared, photo.size),_fit(declared, photo.stored_size)
     if not upright and not stored: return Frame(fault=('photo of another size', value))
     if not turned: return _scaled(Frame(declared), upright, value)
-    if upright>stored:
-        res = _scaled(Frame(declared), upright, value)
-        if frame=='stored': res.notes.append(('frame told by the size', value))
-        return res
-    if frame is None: return Frame(fault=('frame not known', f"{value}; `frame='stored'` or `'upright'` (--frame) says which"))
-    if frame=='upright' and not upright: declared,upright = declared[::-1],stored
-    return _scaled(Frame(declared, frame=='stored'), stored if frame=='stored' else upright, value)
+    if frame is None and upright<=stored:
+        return Frame(fault=('frame not known', f'{value}; {_SAY_FRAME}'))
+    res = _told_frame(declared, frame or 'upright', upright, stored, value)
+    return _scaled(res, max(upright, stored), value)
+
+_SAY_FRAME = "`frame='stored'` or `'upright'` (--frame) says which"
+
+def _told_frame(declared, frame, upright, stored, value):
+    "Frame that the user says; the size may be that of the other one, the wrong way round"
+    fit,other = (stored, upright) if frame=='stored' else (upright, stored)
+    notes = [('frame against the size', value)] if frame=='stored' and not stored else []
+    return Frame(declared if fit>=other else declared[::-1], frame=='stored', notes=notes)
 
 def _unsized(photo, frame):
     "Frame of a turned photo whose size the file does not say"
@@ -1138,7 +1229,7 @@ def _scaled(res, fit, value):
     if fit==1: res.notes.append(('box scaled', value))
     return res
 
-# %% ../nbs/01b_annotations.ipynb #e023203d
+# %% ../nbs/01b_annotations.ipynb #b48a5d56
 def turn_box(
     box,        # [left, top, right, bottom] in the stored picture
     size,       # (width, height) of the stored picture
@@ -1150,7 +1241,7 @@ def turn_box(
     if orientation in (3, 4, 6, 7): t,b = h-b,h-t
     return [t, l, b, r] if orientation>4 else [l, t, r, b]
 
-# %% ../nbs/01b_annotations.ipynb #21235950
+# %% ../nbs/01b_annotations.ipynb #a6e71f61
 def box_fault(
     box, # [left, top, right, bottom], pixels of the photo
     size # (width, height) of the photo
@@ -1160,23 +1251,24 @@ def box_fault(
     if r<=l or b<=t: return 'box empty'
     if l>=w or t>=h or r<=0 or b<=0: return 'box outside the photo'
     if min(min(r, w)-max(l, 0), min(b, h)-max(t, 0))<2: return 'box under 2 pixels'
-    if min(l, t, w-r, h-b)>=-.5: return ''               # half a pixel is rounding, not an error
-    seam = abs(w-2*h)<=.01*w and min(l, w-r)<-.5 and h>64
+    if min(l, t, w-r, h-b)>=-.5: return ''               # half a pixel is rounding
+    seam = abs(w-2*h)<=.01*w and min(l, w-r)<-.5         # panoramas are twice as wide as high
     return 'box over the seam of a panorama' if seam else 'box partly outside the photo'
 
-# %% ../nbs/01b_annotations.ipynb #2eaae5bf
+# %% ../nbs/01b_annotations.ipynb #a6c44ab6
 def place_boxes(
     photo_boxes, # `PhotoBoxes`
     photo,       # the photo: size, stored_size, orientation, as `read_photo` gives it
-    frame=None,  # 'stored' or 'upright': what the user says of photos that their EXIF block turns
-): # boxes [left, top, right, bottom] in pixels of the upright photo; and for each a list of (reason, value), empty if all is well
+    frame=None,  # 'stored' or 'upright': what the user says of photos turned by EXIF
+): # boxes [left, top, right, bottom], pixels of the upright photo; and a list of (reason, value) for each
     "Put the boxes of a photo where they belong, and judge them before any context is added"
-    if frame not in (None, *FRAMES): raise ValueError(f"frame {frame!r}: expected 'stored' or 'upright'")
+    _one_of('frame', frame, FRAMES)
     frames,doubt,boxes,fates = {},_doubt(photo_boxes, photo, frame),[],[]
     for i,box in enumerate(photo_boxes.boxes):
         size = photo_boxes.frames.get(i) or photo_boxes.declared
         if size not in frames: frames[size] = _frame_for(photo_boxes, size, photo, frame)
-        box,fate = _place(box, frames[size], photo_boxes.units, photo) if doubt is None else (box, [doubt])
+        found = frames[size] if doubt is None else Frame(fault=doubt)
+        box,fate = _place(box, found, photo_boxes.units, photo)
         boxes.append(box); fates.append(fate)
     return boxes,fates
 
@@ -1186,7 +1278,7 @@ def is_dropped(
     "Is a box with this `fate` dropped?"
     return any(BOX_REASONS[reason] for reason,_ in fate)
 
-# %% ../nbs/01b_annotations.ipynb #24ad07b6
+# %% ../nbs/01b_annotations.ipynb #26d2b781
 def _frame_for(photo_boxes, size, photo, frame):
     "Frame of boxes whose file says `size`"
     if photo_boxes.upright and size is None: return Frame()
@@ -1196,14 +1288,17 @@ def _frame_for(photo_boxes, size, photo, frame):
     return res
 
 def _doubt(photo_boxes, photo, frame):
-    "(reason, value) if no size is said, and the boxes fit the stored picture but not the upright one"
-    known = photo_boxes.declared or photo_boxes.units=='share' or frame or photo_boxes.upright
+    "(reason, value) if boxes leave the upright picture but fit the stored one, and nobody says which"
+    known = photo_boxes.units=='share' or frame or photo_boxes.upright
     if known or photo.orientation<5 or not photo_boxes.boxes: return None
+    size = photo_boxes.declared or photo.size
+    if None in size or find_frame(size, photo).fault: return None
     right,bottom = (max(o[i] for o in photo_boxes.boxes) for i in (2, 3))
-    def _inside(size): return right<=size[0]+.5 and bottom<=size[1]+.5
-    if _inside(photo.size) or not _inside(photo.stored_size): return None
-    return 'frame not known',(f"boxes reach to {right:g} and {bottom:g}, {photo_text(photo)}; "
-                              "`frame='stored'` or `'upright'` (--frame) says which")
+    if _holds(size, right, bottom) or not _holds(size[::-1], right, bottom): return None
+    reach = f'boxes reach to {right:g} and {bottom:g}'
+    return 'frame not known',f'{reach}, {photo_text(photo)}; {_SAY_FRAME}'
+
+def _holds(size, right, bottom): return right<=size[0]+.5 and bottom<=size[1]+.5
 
 def _place(box, found, units, photo):
     "Box in the upright photo, and its fate"
@@ -1225,9 +1320,13 @@ def _scale(box, unit, size):
     l,t,r,b = box
     return [l*across, t*down, r*across, b*down]
 
-# %% ../nbs/01b_annotations.ipynb #ec1616f8
-HPV2_ATTRIBUTES = dict(complete='building_completeness', condition='building_condition', material='building_material',
-                       security='building_security', use='building_use')  # as Housing Passports v2 names them in CVAT
+# %% ../nbs/01b_annotations.ipynb #3eda0dfb
+HPV2_ATTRIBUTES = dict(                # as Housing Passports v2 names them in CVAT
+    complete='building_completeness',
+    condition='building_condition',
+    material='building_material',
+    security='building_security',
+    use='building_use')
 CATEGORY = '<category>'
 
 class Labels:
@@ -1239,20 +1338,21 @@ class Labels:
 
     def __call__(self,
         ann # `Box`
-    ): # texts in the order of the properties, None for unknown; and problems as (reason, value)
+    ): # texts in the order of the properties, None for unknown; problems as (reason, value)
         "Labels of `ann`"
         found = [self._label(prop, source, ann) for prop,source in self.sources.items()]
         return [text for text,_ in found],[problem for _,problem in found if problem]
 
-# %% ../nbs/01b_annotations.ipynb #ba8c3938
+# %% ../nbs/01b_annotations.ipynb #5e88caaf
 @patch
 def _label(self:Labels, prop, source, ann):
     "Text of one label, or None; and a problem, or None"
     text = label_text(ann.category if source==CATEGORY else ann.attributes.get(source))
-    if text=='' and source==CATEGORY: return None,('category unknown', f'{prop}: category_id {ann.category_id}')
-    if text=='': return None,('attribute missing', source)
-    if not self._fits(prop, text): return None,('label outside the schema', f'{prop}: {text}')
-    return text,None
+    value = f'{prop}: {text}'
+    if text and self._fits(prop, text): return text,None
+    if text: return None,('label outside the schema', value)
+    if source!=CATEGORY: return None,('attribute missing', source)
+    return None,('category unknown', f'{prop}: category_id {ann.category_id}')
 
 @patch
 def _fits(self:Labels, prop, text):
@@ -1263,21 +1363,236 @@ def _fits(self:Labels, prop, text):
         except KeyError: self.fits[prop,text] = False
     return self.fits[prop,text]
 
-# %% ../nbs/01b_annotations.ipynb #51319512
+# %% ../nbs/01b_annotations.ipynb #c0bd433e
 def find_photos(
     photos,  # of `Annotations`
     finder,  # `FileFinder` of the photo folder
     problems # `Problems`; findings go here
 ): # yields the `PhotoBoxes` whose file is there, with `path`
-    "The photos that are in the folder; what was mended in their names, and the boxes of the others, go to `problems`"
+    "The photos that are in the folder; mended names, and the boxes of the others, go to `problems`"
     for photo in photos:
         found = finder.find(photo.source or photo.name)
         if found.path is None: _lose(photo, found.note, problems); continue
-        if found.note: problems.add('file name mended', f'{found.path}: {found.note}', photo.name, at=(photo.at, -1))
+        mended = f'{found.path}: {found.note}'
+        if found.note: problems.add('file name mended', mended, photo.name, at=(photo.at, -1))
         photo.path = found.path
         yield photo
 
 def _lose(photo, note, problems):
     "Note that a photo is not there, for each of its boxes"
-    reason = 'photo missing' if not note else 'file name ambiguous' if 'ambiguous' in note else 'file name unusable'
-    for o in photo.anns or [None]: problems.add(reason, note, photo.name, o, (photo.at, -1 if o is None else o.at))
+    reason = 'file name unusable' if note else 'photo missing'
+    if 'ambiguous' in note: reason = 'file name ambiguous'
+    for o in photo.anns: problems.add(reason, note, photo.name, o, (photo.at, o.at))
+    if not photo.anns: problems.add(reason, note, photo.name, at=(photo.at, -1))
+
+# %% ../nbs/01b_annotations.ipynb #792f37ee
+def doubtful_photo(
+    annotations, # `Annotations`
+    img_dir,     # folder of the photos
+    frame=None,  # 'stored' or 'upright', if the user said so
+): # `PhotoBoxes` and path of the first photo whose frame is in doubt; None if there is none
+    "The first photo with boxes whose frame is not known"
+    finder = FileFinder(img_dir)
+    for photo in annotations.photos:
+        found = finder.find(photo.source or photo.name) if photo.boxes else None
+        if not found or found.path is None: continue
+        path = Path(img_dir)/found.path
+        try: stored,orientation = picture_size(path)
+        except ValueError: continue
+        size = stored[::-1] if orientation>4 else stored
+        header = Photo(None, size, stored, orientation)
+        _,fates = place_boxes(photo, header, frame)
+        reasons = {reason for fate in fates for reason,_ in fate}
+        if reasons & FRAME_DOUBTS: return photo,path
+
+FRAME_DOUBTS = {'frame not known', 'photo of another size'}
+
+# %% ../nbs/01b_annotations.ipynb #bbf4965b
+def _frames_of(photo_boxes, photo):
+    "Title -> boxes in each frame that they could be in"
+    if photo.orientation==1:
+        bare = replace(photo_boxes.bare, declared=None, frames={})
+        shares = [_shares(o, photo_boxes.declared) for o in bare.boxes]
+        whole = replace(bare, units='share', boxes=shares)
+        both = {'as pixels of the photo': bare, 'stretched to the photo': whole}
+        return {title: place_boxes(o, photo)[0] for title,o in both.items()}
+    return {f"frame='{o}'": place_boxes(photo_boxes, photo, o)[0] for o in FRAMES}
+
+def _shares(box, size):
+    "`box` in shares of `size`"
+    if size is None or None in size: return box
+    return [o/n for o,n in zip(box, size*2)]
+
+# %% ../nbs/01b_annotations.ipynb #69b1ed2d
+def plot_frames(
+    annotations, # `Annotations`
+    img_dir,     # folder of the photos
+    frame=None,  # 'stored' or 'upright', if the user said so
+)->plt.Figure: # the figure; None if no photo is in doubt
+    "The first doubtful photo, with its boxes in each frame that they could be in"
+    found = doubtful_photo(annotations, img_dir, frame)
+    if found is None: return None
+    photo_boxes,path = found
+    photo = read_photo(path)
+    frames = _frames_of(photo_boxes, photo)
+    fig,axs = plt.subplots(1, len(frames), figsize=(4.5*len(frames), 4), layout='constrained')
+    for ax,(title,boxes) in zip(axs, frames.items()):
+        ax.imshow(photo.img); ax.set_title(title); ax.axis('off'); ax.autoscale(False)
+        for i,(l,t,r,b) in enumerate(boxes):
+            patch_ = plt.Rectangle((l, t), r-l, b-t, fill=False, lw=3, color=f'C{i%10}')
+            ax.add_patch(patch_)
+    said = f'{photo_boxes.name}: {size_text(photo_boxes.declared)} in the file'
+    fig.suptitle(f'{said},\n{photo_text(photo)}', fontsize=10)
+    plt.close(fig)
+    return fig
+
+# %% ../nbs/01b_annotations.ipynb #98fa98e9
+def _counted(counts, most=6):
+    "'house 12, shop 3 and 4 more' of a Counter"
+    named = [f"{k or '(none)'} {n:,}" for k,n in counts.most_common(most)]
+    more = len(counts)-len(named)
+    return ', '.join(named)+(f' and {more} more' if more else '')
+
+@patch
+def describe(
+    self:Annotations,
+)->str: # lines of text
+    "What the file has: format, photos, boxes, categories, and attributes with their values"
+    counts = f'{self.n_photos:,} photos, {self.n_boxes:,} boxes'
+    lines = [f'{self.name}: {self.format}, {counts}', *self.notes]
+    if any(self.categories): lines.append(f'categories: {_counted(self.categories, 12)}')
+    else: lines.append('no categories')
+    lines += [f'attribute {k}: {_counted(v)}' for k,v in self.attributes.items()]
+    if not self.attributes: lines.append('no attributes')
+    return '\n'.join(lines)
+
+# %% ../nbs/01b_annotations.ipynb #7428980b
+@patch
+def lacking(
+    self:Annotations,
+    sources, # property -> attribute, or `CATEGORY`
+)->list: # those of the attributes that no box has
+    "Which `sources` of labels the file does not have at all"
+    has = {*self.attributes, *([CATEGORY] if any(self.categories) else [])}
+    return [o for o in sources.values() if o not in has]
+
+# %% ../nbs/01b_annotations.ipynb #998cdefb
+def _length(a, b):
+    "The length that, added to `a`, gives exactly `b`"
+    res = b-a
+    for o in (res, math.nextafter(res, math.inf), math.nextafter(res, -math.inf)):
+        if a+o==b: return o
+    return res
+
+def _coco_bbox(ann, corners):
+    "COCO's bbox of a `Box`, as it was read if it came from COCO"
+    raw = ann.raw
+    if isinstance(raw, list) and coco_corners(raw)[0]==corners: return raw
+    l,t,r,b = corners
+    return [l, t, _length(l, r), _length(t, b)]
+
+def _written_corners(photo, ann):
+    "Corners of a `Box` in pixels of the size that its photo declares"
+    if photo.units=='pixels': return ann.corners
+    if photo.declared is None or None in photo.declared:
+        raise ValueError(f"{photo.name}: boxes in shares cannot be written in pixels, as no size is known")
+    return [o*n for o,n in zip(ann.corners, photo.declared*2)]
+
+def _unique_ids(ids):
+    "The ids if they can tell their owners apart, else numbers from 1"
+    texts = [_id_text(o) for o in ids]
+    tell = '' not in texts and len(set(texts))==len(texts)
+    return list(ids) if tell else list(range(1, len(texts)+1))
+
+def _with_rotation(ann):
+    "Attributes of a `Box`, with its rotation"
+    has = _rotation(ann.attributes.get('rotation')) is not None
+    if has or not ann.rotation: return ann.attributes
+    return {**ann.attributes, 'rotation': ann.rotation}
+
+# %% ../nbs/01b_annotations.ipynb #553e2049
+def write_coco(
+    annotations, # `Annotations`
+    file,        # json to write
+)->Path: # the file
+    "Write photos and their usable boxes as COCO, with attributes as CVAT has them"
+    photos = list(annotations.photos)
+    image_ids = _unique_ids([o.ids[0] if o.ids else None for o in photos])
+    pairs = [(id_, o, ann) for id_,o in zip(image_ids, photos) for ann in o.anns]
+    ann_ids = _unique_ids([ann.ann_id for *_,ann in pairs])
+    names = dict.fromkeys(label_text(ann.category) for *_,ann in pairs)
+    cats = {c: i for i,c in enumerate(filter(None, names), 1)}
+    images = [dict(id=i, file_name=o.name, **_coco_size(o)) for i,o in zip(image_ids, photos)]
+    anns = [_coco_ann(id_, *o, cats) for id_,o in zip(ann_ids, pairs)]
+    categories = [dict(id=i, name=c) for c,i in cats.items()]
+    data = dict(images=images, categories=categories, annotations=anns)
+    text = json.dumps(data, default=_plain)
+    return replace_file(file, lambda part: part.write_text(text, encoding='utf-8'))
+
+# %% ../nbs/01b_annotations.ipynb #bceb917a
+def _plain(o):
+    "Numbers of NumPy as Python's"
+    if hasattr(o, 'item'): return o.item()
+    raise TypeError(f'{o!r} cannot be written')
+
+def _coco_size(photo):
+    "Width and height as COCO has them"
+    return {k: n for k,n in zip(('width', 'height'), photo.declared or ()) if n is not None}
+
+def _coco_ann(id_, image_id, photo, ann, cats):
+    "One annotation of COCO"
+    l,t,w,h = bbox = _coco_bbox(ann, _written_corners(photo, ann))
+    res = dict(id=id_, image_id=image_id, bbox=bbox, area=w*h, iscrowd=0, segmentation=[])
+    res['attributes'] = _with_rotation(ann)
+    category = label_text(ann.category)
+    if category: res['category_id'] = cats[category]
+    if ann.score is not None: res['score'] = ann.score
+    return res
+
+# %% ../nbs/01b_annotations.ipynb #5c1033a5
+_XML_SIGNS = str.maketrans({o: f'&#{ord(o)};' for o in '&<>"\r\n\t'})
+_NOT_XML = re.compile('[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]')
+
+def _xml(text, what):
+    "`text` escaped, so that XML gives it back letter by letter"
+    bad = _NOT_XML.search(text)
+    if bad: raise ValueError(f"{what}: {text!r} has {bad[0]!r}, which XML cannot hold; write it as COCO")
+    return text.translate(_XML_SIGNS)
+
+def _tag(tag, what, /, **attrs):
+    "Start of an XML element"
+    texts = {k: v if isinstance(v, str) else repr(v) for k,v in attrs.items() if v is not None}
+    return ' '.join([f'<{tag}', *(f'{k}="{_xml(v, what)}"' for k,v in texts.items())])
+
+def _cvat_shape(photo, ann):
+    "Lines of one box of CVAT"
+    corners = [o.item() if hasattr(o, 'item') else o for o in _written_corners(photo, ann)]
+    attrs = _with_rotation(ann)
+    degrees = _rotation(attrs.get('rotation'))
+    told = dict(label=label_text(ann.category), occluded='0', rotation=degrees, z_order='0')
+    yield f"    {_tag('box', photo.name, **told, **dict(zip(_CVAT_SIDES, corners)))}>"
+    for k,v in attrs.items():
+        if k=='rotation' and degrees is not None: continue
+        text = v if isinstance(v, str) else label_text(v)
+        start = _tag('attribute', photo.name, name=k)
+        yield f'      {start}>{_xml(text, photo.name)}</attribute>'
+    yield '    </box>'
+
+_CVAT_SIDES = ('xtl', 'ytl', 'xbr', 'ybr')
+
+# %% ../nbs/01b_annotations.ipynb #21fec4ad
+def write_cvat(
+    annotations, # `Annotations`
+    file,        # XML file to write
+)->Path: # the file
+    "Write photos and their usable boxes as CVAT for images 1.1"
+    lines = [_XML_START, '<annotations>', '  <version>1.1</version>']
+    for i,photo in enumerate(annotations.photos):
+        size = _coco_size(photo)
+        lines.append(f"  {_tag('image', photo.name, id=str(i), name=photo.name, **size)}>")
+        for ann in photo.anns: lines += _cvat_shape(photo, ann)
+        lines.append('  </image>')
+    data = '\n'.join([*lines, '</annotations>', '']).encode()
+    return replace_file(file, lambda part: part.write_bytes(data))
+
+_XML_START = '<?xml version="1.0" encoding="utf-8"?>'

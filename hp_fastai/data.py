@@ -47,6 +47,7 @@ from .schema import *
 from .files import *
 from .pictures import *
 from .street import *
+from .pictures import *
 from .clip import *
 from .split import *
 

@@ -10,7 +10,8 @@ __all__ = ['PICTURE_SUFFIXES', 'inside', 'picture_suffixes', 'PictureList', 'lis
            'in_processes']
 
 # %% ../nbs/00b_files.ipynb #df73e4bd
-import hashlib,json,math,multiprocessing,os,posixpath,re,signal,stat,sys,threading,unicodedata
+import hashlib,json,math,multiprocessing,os,posixpath,re
+import signal,stat,sys,threading,unicodedata
 from collections import Counter, deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -27,7 +28,7 @@ from PIL import Image
 def inside(
     name, # text of a table or a json
 )->str: # path with '/' between its parts; None if it would leave the folder, or is no name
-    "`name` as a path below a folder: backslashes are separators, './' and '//' go; absolute paths and '..' are refused"
+    "`name` as a path below a folder; backslashes are separators, absolute paths and '..' refused"
     if isinstance(name, os.PathLike): name = os.fspath(name)
     if not isinstance(name, str) or not name or '\0' in name: return None
     name = name.replace('\\', '/')
@@ -49,7 +50,7 @@ def picture_suffixes(
 PICTURE_SUFFIXES = picture_suffixes()
 
 # %% ../nbs/00b_files.ipynb #f2662f80
-_HIDDEN = {'@eaDir', '__MACOSX', '#recycle', '$RECYCLE.BIN'}  # what a NAS, a Mac and Windows leave beside pictures
+_HIDDEN = {'@eaDir', '__MACOSX', '#recycle', '$RECYCLE.BIN'}  # left by a NAS, a Mac and Windows
 
 def _is_hidden(name): return name[0]=='.' or name in _HIDDEN
 
@@ -84,7 +85,7 @@ def _walk(folder):
 
 # %% ../nbs/00b_files.ipynb #e21eb272
 class PictureList(list):
-    "Pictures below a folder; `passed_over` counts the other files by suffix, `n_hidden` what is hidden"
+    "Pictures below a folder; `passed_over` counts other files by suffix, `n_hidden` hidden ones"
     def __init__(self, names=(), passed_over=None, n_hidden=0):
         super().__init__(names)
         self.passed_over,self.n_hidden = Counter(passed_over or {}),n_hidden
@@ -95,8 +96,8 @@ class PictureList(list):
         if not self.passed_over: return ''
         counts = ', '.join(f'{n} {k}' for k,n in sorted(self.passed_over.items()))
         heic = {'.heic', '.heif', '.hif'} & set(self.passed_over)
-        how = ' (HEIC: convert them to JPEG, or install pillow-heif and register its opener)' if heic else ''
-        return f'passed over, as no pictures: {counts}{how}'
+        how = ' (HEIC: convert them to JPEG, or install pillow-heif and register its opener)'
+        return f"passed over, as no pictures: {counts}{how if heic else ''}"
 
     def __repr__(self): return f"{len(self)} pictures{'; '+self.said if self.said else ''}"
 
@@ -111,7 +112,7 @@ def _kind(entry):
 def list_pictures(
     folder, # to look through, with all folders below
 )->PictureList: # paths below `folder` with '/' between their parts, sorted
-    "All pictures below `folder`, by their suffix; what is hidden is left out, linked folders are followed once"
+    "All pictures below `folder`, by suffix; hidden ones are left out, linked folders followed once"
     if not Path(folder).is_dir(): raise FileNotFoundError(f"no folder of pictures at {folder}")
     names,rest,n_hidden,known = [],Counter(),0,set(picture_suffixes())
     for entry,name in _walk(folder):
@@ -124,10 +125,15 @@ def list_pictures(
 # %% ../nbs/00b_files.ipynb #6847aa27
 _SAME_SUFFIX = {'.jpeg':'.jpg', '.jpe':'.jpg', '.jfif':'.jpg', '.tiff':'.tif'}
 
+def _separated(name):
+    "`name` with '/' between its parts, and without blanks around it"
+    return posixpath.normpath(name.replace('\\', '/').strip())
+
 def _decoded(name):
-    "`name` without percent signs: 'my%20house' is 'my house', as UTF-8 or else as Latin-1"
-    res = unquote(name)
-    return unquote(name, encoding='latin-1') if '\ufffd' in res else res
+    "`name` without percent signs, even those that were put twice; as UTF-8 or else as Latin-1"
+    once = unquote(name)
+    if '\ufffd' in once: return unquote(name, encoding='latin-1')
+    return once if once==name else _decoded(once)
 
 def _usual_suffix(name):
     "`name` with its suffix in small letters, and '.jpg' for '.jpeg'"
@@ -135,7 +141,7 @@ def _usual_suffix(name):
     return stem+_SAME_SUFFIX.get(suffix.lower(), suffix.lower())
 
 _STEPS = {  # what was mended -> the way to compare, on top of those before it
-    'backslashes read as separators': lambda o: posixpath.normpath(o.replace('\\', '/')),
+    'backslashes read as separators': _separated,
     'percent signs decoded': _decoded,
     'accents written in another way': partial(unicodedata.normalize, 'NFC'),
     'suffix written in another way': _usual_suffix,
@@ -145,15 +151,18 @@ def _keys(name):
     "What `name` is compared by, step by step"
     for step in _STEPS.values(): name = step(name); yield name
 
+def _last_key(name): return list(_keys(name))[-1]
+
 # %% ../nbs/00b_files.ipynb #c07af111
 _ADDRESS = re.compile(r'^[A-Za-z][A-Za-z0-9+.-]+:/')
 _UPLOAD = re.compile(r'(?:^|/)upload/(?:\d+/)?([^/]+)$')
 _CODE = re.compile(r'^(.*/)?[0-9a-f]{8}-([^/]+)$')
 
 def _from_address(name):
-    "What an address such as `https://host/dir/a.jpg?key=1` or `/data/local-files/?d=dir/a.jpg` says of the file"
+    "What an address says of the file: a URL, or Label Studio's `/data/local-files/?d=dir/a.jpg`"
     if not (_ADDRESS.match(name) or name.startswith('/data/')): return name
-    parts = urlsplit(name)
+    try: parts = urlsplit(name)
+    except ValueError: return name
     told = parse_qs(parts.query).get('d')
     if told: return told[0].replace('\\', '/')
     return parts.path if parts.scheme in ('', 'file') else parts.path.lstrip('/')
@@ -168,35 +177,38 @@ def _without_prefix(name):
 # %% ../nbs/00b_files.ipynb #c9854393
 class Found(NamedTuple):
     "Which file a name means"
-    path: str       # below the folder, with '/' between its parts; None: no such file, or several
-    note: str = ''  # what was mended, or why there is none; '' for a plain name, or a plain miss
+    path: str       # below the folder, '/' between its parts; None: no such file, or several
+    note: str = ''  # what was mended, or why there is none; '' for a plain hit or miss
 
 class FileFinder:
     "Finds the files below `folder` that names of a table or a json mean"
     def __init__(self,
         folder,   # that the names start from
-        names=(), # all names to come, if they are known: a file that two of them would take is given to none
-    ):
-        self.folder,self.names = str(folder),names
-        self._known,self._claims = {},None      # name -> what was found; file -> names that mean it
-        self._index,self._by_name = None,{}     # for each step key -> files; last part of the last key -> files
+        names=(), # all names to come, if they are known: a file that two would take goes to none
+    ): self.folder,self.names,self._known,self._claims,self._tables = str(folder),names,{},None,{}
 
 @patch
-def _list(self:FileFinder):
-    "List the folder, if that was not done: for each step, key -> files"
-    if self._index is not None: return
-    self._index = [{} for _ in _STEPS]
-    for entry,path in _walk(self.folder):
-        if _is_hidden(entry.name) or not _says(entry.is_file): continue
-        keys = list(_keys(path))
-        for level,key in zip(self._index, keys): level.setdefault(key, []).append(path)
-        self._by_name.setdefault(posixpath.basename(keys[-1]), []).append(path)
+def _paths(self:FileFinder):
+    "All files below the folder, listed once"
+    if 'paths' not in self._tables:
+        files = ((entry,path) for entry,path in _walk(self.folder) if not _is_hidden(entry.name))
+        self._tables['paths'] = [path for entry,path in files if _says(entry.is_file)]
+    return self._tables['paths']
+
+@patch
+def _near(self:FileFinder, key, name):
+    "Files that have the same `key`, a function, as `name`"
+    if key not in self._tables:
+        table = self._tables[key] = {}
+        for path in self._paths(): table.setdefault(key(path), []).append(path)
+    return self._tables[key].get(key(name), [])
 
 # %% ../nbs/00b_files.ipynb #072c1d38
 def _one(paths, note):
     "The only one of `paths`, or nothing with a note that says which they are"
     if len(paths)==1: return Found(paths[0], note)
-    return Found(None, f"ambiguous: {', '.join(sorted(paths)[:3])}{', ...' if len(paths)>3 else ''}")
+    few = ', '.join(sorted(paths)[:3])
+    return Found(None, f"ambiguous: {few}{', ...' if len(paths)>3 else ''}")
 
 @patch
 def _plain(self:FileFinder, name):
@@ -204,17 +216,26 @@ def _plain(self:FileFinder, name):
     path,is_file = inside(name),lambda o: os.path.isfile(os.path.join(self.folder, o))
     if path is None: return None
     if '\\' not in name: return Found(path) if is_file(path) else None
-    if os.sep=='/' and is_file(name): return Found(name)     # a backslash in the very name, as `unzip` leaves it
+    if os.sep=='/' and is_file(name): return Found(name)  # named so, as `unzip` may leave it
     return Found(path, 'backslashes read as separators') if is_file(path) else None
 
 @patch
-def _step_by_step(self:FileFinder, name):
+def _step_by_step(self:FileFinder, name, key=_last_key, note='', fits=str.__eq__):
     "The file whose name differs from `name` by what the steps forgive, or None"
-    self._list()
-    for level,key,note in zip(self._index, _keys(name), _STEPS):
-        if key in level: return _one(level[key], note)
+    near = [(path, list(_keys(path))) for path in self._near(key, name)]
+    for i,(mine,step) in enumerate(zip(_keys(name), _STEPS)):
+        found = [path for path,theirs in near if fits(theirs[i], mine)]
+        if found: return _one(found, note or step)
 
 # %% ../nbs/00b_files.ipynb #08ee8b3c
+def _is_end(path, name): return path.endswith('/'+name)
+def _name_key(path): return posixpath.basename(_last_key(path))
+def _stem_key(path): return posixpath.splitext(_last_key(path))[0]
+
+def _tidy(path):
+    "What Label Studio makes of a file's name"
+    return re.sub(r'[^-\w.]', '', posixpath.basename(path).replace(' ', '_'))
+
 @patch
 def _higher(self:FileFinder, name):
     "The file that `name` means without some of its first folders, or None"
@@ -225,39 +246,48 @@ def _higher(self:FileFinder, name):
 @patch
 def _lower(self:FileFinder, name):
     "The file in a folder below that `name` is the end of, or None"
-    *_,last = _keys(name)
-    near = self._by_name.get(posixpath.basename(last), [])
-    for i,key in enumerate(_keys(name)):
-        fits = [o for o in near if list(_keys(o))[i].endswith('/'+key)]
-        if fits: return _one(fits, 'found in a folder below')
+    return self._step_by_step(name, _name_key, 'found in a folder below', _is_end)
 
 @patch
-def _upload(self:FileFinder, name):
-    "The file that Label Studio made `name` from by leaving out what it does not like, or None"
-    tidy = lambda o: re.sub(r'[^-\w.]', '', posixpath.basename(o).replace(' ', '_'))
-    self._list()
-    fits = [o for paths in self._by_name.values() for o in paths if tidy(o)==tidy(name)]
-    return _one(fits, 'prefix left out') if fits else None
+def _without_suffix(self:FileFinder, name):
+    "The file that `name` means if its suffix was left out, or None"
+    if posixpath.splitext(name)[1].lower() in picture_suffixes(): return None
+    near = self._near(_stem_key, name+'.jpg')
+    found = [o for o in near if posixpath.splitext(o)[1].lower() in picture_suffixes()]
+    return _one(found, 'suffix added') if found else None
 
 # %% ../nbs/00b_files.ipynb #42e2f1d8
 @patch
 def _with_prefix(self:FileFinder, name):
     "The file that `name` means without a tool's prefix, or None"
     for plain in (names := _without_prefix(name)):
-        is_whole = plain[:1]!='/' and plain[1:2]!=':'        # of another machine's path only the end can be here
+        is_whole = plain[:1]!='/' and plain[1:2]!=':'    # else only its end can be here
         found = (is_whole and self._step_by_step(plain)) or self._higher(plain)
         if found and found.path: return Found(found.path, 'prefix left out')
         if found or is_whole and (found := self._lower(plain)): return found
-    return self._upload(names[1]) if len(names)>1 else None
+    made = self._near(_tidy, names[1]) if len(names)>1 else []
+    return _one(made, 'prefix left out') if made else None
 
 @patch
 def _find(self:FileFinder, name):
     "What `name` means, whatever other names there are"
-    if not isinstance(name, str) or not name or '\0' in name: return Found(None, 'not a file name')
+    is_name = isinstance(name, str) and name.strip() and '\0' not in name
+    if not is_name: return Found(None, 'not a file name')
     if plain := self._plain(name): return plain
-    if '..' in re.split(r'[/\\]', _from_address(name)): return Found(None, "not below the folder: it has '..'")
-    found = self._step_by_step(name) or self._with_prefix(name)
+    goes_up = '..' in re.split(r'[/\\]', _from_address(name))
+    if goes_up: return Found(None, "not below the folder: it has '..'")
+    found = self._step_by_step(name) or self._with_prefix(name) or self._without_suffix(name)
     return found or Found(None, '' if inside(name) else 'not below the folder')
+
+# %% ../nbs/00b_files.ipynb #081d5c5f
+@patch
+def _cached(self:FileFinder, name):
+    "What `name` means, looked up once"
+    if isinstance(name, os.PathLike): name = os.fspath(name)
+    if name not in self._known: self._known[name] = self._find(name)
+    return self._known[name]
+
+def _id_of(name): return inside(name) or name
 
 @patch
 def _claimed(self:FileFinder, path):
@@ -265,14 +295,9 @@ def _claimed(self:FileFinder, path):
     if self._claims is None:
         self._claims = {}
         for name in dict.fromkeys(self.names):
-            self._claims.setdefault(self._cached(name).path, {})[inside(name) or name] = name
+            found = self._cached(name).path
+            if found: self._claims.setdefault(found, {})[_id_of(name)] = name
     return self._claims.get(path, {})
-
-@patch
-def _cached(self:FileFinder, name):
-    if isinstance(name, os.PathLike): name = os.fspath(name)
-    if name not in self._known: self._known[name] = self._find(name)
-    return self._known[name]
 
 @patch
 def find(
@@ -282,8 +307,9 @@ def find(
     "The file that `name` means; where that is none or not one alone, its path is None"
     found = self._cached(name)
     if not found.note or found.path is None: return found
-    others = [v for k,v in self._claimed(found.path).items() if k!=(inside(name) or name)]
-    return Found(None, f"ambiguous: {found.path} would also be {others[0]!r}") if others else found
+    others = [v for k,v in self._claimed(found.path).items() if k!=_id_of(name)]
+    if not others: return found
+    return Found(None, f"ambiguous: {found.path} would also be {others[0]!r}")
 
 # %% ../nbs/00b_files.ipynb #52d4e714
 def _sync(path):
@@ -327,14 +353,16 @@ def table_fingerprint(
     "What is in `df`: columns, rows and their order; its index does not count"
     res = hashlib.blake2b(digest_size=8)
     for i in range(0, max(len(df), 1), 50_000):
-        res.update(df.iloc[i:i+50_000].to_csv(index=False, header=i==0, na_rep='\0').encode('utf-8', 'surrogatepass'))
+        text = df.iloc[i:i+50_000].to_csv(index=False, header=i==0, na_rep='\0')
+        res.update(text.encode('utf-8', 'surrogatepass'))
     return res.hexdigest()
 
 # %% ../nbs/00b_files.ipynb #ab44e34f
 def _context_file(path):
     "Where the context of the table or folder `path` is noted"
     path = Path(path)
-    return path/'context.json' if path.is_dir() or not path.suffix else path.with_suffix('.context.json')
+    is_folder = path.is_dir() or not path.suffix
+    return path/'context.json' if is_folder else path.with_suffix('.context.json')
 
 def write_context(
     path,   # table, or folder of train.csv, valid.csv and test.csv
@@ -351,7 +379,8 @@ def read_context(
 )->int: # pixels around a box; None: not known
     "How many pixels of context the crops of `path` have"
     file = _context_file(path)
-    if not file.is_file() and Path(path).stem in ('train', 'valid', 'test'): file = Path(path).parent/'context.json'
+    is_part = Path(path).stem in ('train', 'valid', 'test')
+    if is_part and not file.is_file(): file = Path(path).parent/'context.json'
     if not file.is_file(): return None
     try: buffer = json.loads(file.read_text(encoding='utf-8'))['buffer']
     except (ValueError, KeyError, TypeError): buffer = 'none'
@@ -366,7 +395,8 @@ def n_processes(
     n_items, # photos to work on
 )->int: # 0: the main process does it itself
     "How many processes are worth it; none for a handful of items"
-    if n is None: n = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    if n is None and hasattr(os, 'sched_getaffinity'): n = len(os.sched_getaffinity(0))
+    if n is None: n = os.cpu_count() or 1
     return 0 if n_items<16 or n<2 else min(n, math.ceil(n_items/8))
 
 def _leave_with(parent):
@@ -377,24 +407,26 @@ def _leave_with(parent):
 def _start_worker():
     "Leave Ctrl-C to the main process, and leave with it"
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_leave_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
 
 def _each(f, items): return [f(o) for o in items]
 
 def _context_of(start):
-    "How processes are started: as it was told; else forked on Linux, where a script then needs no `__main__` guard"
+    "How processes are started: as told, else forked on Linux, where no `__main__` guard is needed"
     usual = 'fork' if sys.platform=='linux' else None
-    return multiprocessing.get_context(start or multiprocessing.get_start_method(allow_none=True) or usual)
+    told = start or multiprocessing.get_start_method(allow_none=True)
+    return multiprocessing.get_context(told or usual)
 
 # %% ../nbs/00b_files.ipynb #c61ebbab
-_ENDED = ("a worker process ended early: killed, perhaps for want of memory (fewer need less: n_workers, --n-workers), "
-          "or started from a script without `if __name__=='__main__':`")
+_ENDED = ("a worker process ended early: killed, perhaps for want of memory (fewer need less: "
+          "n_workers, --n-workers), or started from a script without `if __name__=='__main__':`")
 
 def in_processes(
     f,          # function of one item; other processes must be able to import it
     items,      # iterable, read as it is needed
     n_workers,  # processes; 0: the main process itself
-    start=None, # 'fork', 'forkserver' or 'spawn'; None: as `multiprocessing` was told, else 'fork' on Linux
+    start=None, # 'fork', 'forkserver' or 'spawn'; None: as was told, else 'fork' on Linux
     group=8,    # items that are sent to a process at a time
     waiting=4,  # groups that wait for each process, at most
 ): # yields the results, in order

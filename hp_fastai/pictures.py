@@ -6,7 +6,7 @@ Docs: https://hp-fastai.github.io/hp_fastai/pictures.html.md"""
 
 # %% auto #0
 __all__ = ['PICTURE_REASONS', 'exif_orientation', 'turn_upright', 'PictureError', 'any_size', 'Photo', 'read_photo', 'upright',
-           'picture_size', 'check_pictures']
+           'picture_size', 'check_pictures', 'parse_bands', 'tiff_tags', 'read_mask', 'inverted_choice']
 
 # %% ../nbs/00c_pictures.ipynb #ba71716a
 import math,os,threading
@@ -20,8 +20,9 @@ import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 # %% ../nbs/00c_pictures.ipynb #acdf8591
-_TURNS = {i+2: t for i,t in enumerate(Image.Transpose[o] for o in
-    ('FLIP_LEFT_RIGHT', 'ROTATE_180', 'FLIP_TOP_BOTTOM', 'TRANSPOSE', 'ROTATE_270', 'TRANSVERSE', 'ROTATE_90'))}
+_TURNS = dict(enumerate([Image.Transpose[o] for o in (
+    'FLIP_LEFT_RIGHT', 'ROTATE_180', 'FLIP_TOP_BOTTOM', 'TRANSPOSE',
+    'ROTATE_270', 'TRANSVERSE', 'ROTATE_90')], 2))
 
 def exif_orientation(
     img, # PIL image
@@ -54,8 +55,9 @@ def _is_deep(img):
 def _deep_note(img):
     "What is to be said of a picture that had more than 8 bits a band"
     top = max(o[1] if isinstance(o, tuple) else o for o in img.getextrema()[-3:])
-    dark = f'; the brightest pixel is {top} of 255, so scale its values to 0-65535 first' if 0<top<64 else ''
-    return 'more than 8 bits',f'scaled to 8 bits a band{dark}'
+    if not 0<top<64: return 'more than 8 bits','scaled to 8 bits a band'
+    dark = f'the brightest pixel is {top} of 255, so scale its values to 0-65535 first'
+    return 'more than 8 bits',f'scaled to 8 bits a band; {dark}'
 
 # %% ../nbs/00c_pictures.ipynb #c0d42f65
 def _on_white(img, notes):
@@ -77,16 +79,17 @@ _SAMPLES,_BITS,_COLOURS,_EXTRA,_TURN,_PLANES = 277,258,262,338,274,284       # T
 
 @contextmanager
 def _by_libtiff(tags):
-    "Within it, libtiff reads a file whose bands lie one after the other; Pillow's own reader mixes them up"
+    "Within it, libtiff reads bands that lie one after the other; Pillow's reader mixes them up"
     usual = TiffImagePlugin.READ_LIBTIFF
     TiffImagePlugin.READ_LIBTIFF = usual or tags.get(_PLANES)==2
     try: yield
     finally: TiffImagePlugin.READ_LIBTIFF = usual
 
-_PLANES_SAY = 'the bands lie one after the other, and only the first three can be read; save them pixel by pixel'
+_PLANES_SAY = ('the bands lie one after the other, and only the first three can be read; '
+               'save them pixel by pixel')
 
 class _Bands(TiffImagePlugin.TiffImageFile):
-    "A TIFF whose first three bands are colours, and whose fourth is no transparency, whatever its tags say"
+    "A TIFF whose first three bands are colours and whose fourth is not alpha, whatever its tags say"
     n_kept,lock = 3,threading.Lock()
     def _setup(self):
         kind,n = self._kind(),self.tag_v2.get(_SAMPLES, 1)
@@ -99,8 +102,9 @@ class _Bands(TiffImagePlugin.TiffImageFile):
     def _rename(self):
         "Name the bands red, green, blue and, as something to be passed over, the others"
         n,tags = self.tag_v2[_SAMPLES],self.tag_v2
-        if tags.get(_PLANES)==2:                       # one band after the other: the last ones need not be read
-            if self.n_kept==4 and 2 not in tags.get(_EXTRA, ()): raise ValueError(_PLANES_SAY)
+        if tags.get(_PLANES)==2:     # one band after the other: the last ones need not be read
+            has_fourth = 2 in tags.get(_EXTRA, ())
+            if self.n_kept==4 and not has_fourth: raise ValueError(_PLANES_SAY)
             n = min(n, self.n_kept)
             tags[_SAMPLES],tags[_BITS] = n,tags[_BITS][:n]
         tags[_COLOURS] = 2
@@ -110,8 +114,8 @@ class _Bands(TiffImagePlugin.TiffImageFile):
     def _kind(self):
         "Bands and bits, of a file that Pillow cannot open"
         bits,kind = self.tag_v2.get(258, (1,))[0],self.tag_v2.get(339, (1,))[0]
-        name = {1: '', 2: 'signed ', 3: 'float '}.get(kind, 'other ')
-        return f"a TIFF of {self.tag_v2.get(_SAMPLES, 1)} {name}bands of {bits} bits; save three bands of 8 bits"
+        n,name = self.tag_v2.get(_SAMPLES, 1),{1: '', 2: 'signed ', 3: 'float '}.get(kind, 'other ')
+        return f"a TIFF of {n} {name}bands of {bits} bits; save three bands of 8 bits"
 
 class _FourBands(_Bands):
     "The same, with the fourth band where Pillow has alpha"
@@ -119,23 +123,25 @@ class _FourBands(_Bands):
 
 # %% ../nbs/00c_pictures.ipynb #fdf92c86
 def _is_glass(img):
-    "Does the fourth band of `img` look like transparency? That is 0 or 255 almost everywhere"
+    "Does the fourth band of `img` look like alpha? That is 0 or 255 almost everywhere"
     alpha = np.asarray(img.getchannel(3)) if img.mode=='RGBA' else np.zeros(1)
     return ((alpha>0) & (alpha<255)).mean()<.5
 
 def _is_on_earth(img):
     "Has the TIFF `img` a place on earth, in its tags or in a world file beside it?"
     file = Path(getattr(img, 'filename', '') or '-')
-    return bool(_GEO_TAGS & set(img.tag_v2)) or any(file.with_suffix(o).is_file() for o in ('.tfw', '.tifw', '.wld'))
+    if _GEO_TAGS & set(img.tag_v2): return True
+    return any(file.with_suffix(o).is_file() for o in ('.tfw', '.tifw', '.wld'))
 
 def _n_bands(img):
-    "Bands of the TIFF `img` that are to be read as they are stored; 0: it says itself what they are"
+    "Bands of the TIFF `img` that are to be read as they are stored; 0: it says what they are"
     if img.format!='TIFF' or not hasattr(img, 'tag_v2'): return 0
     if isinstance(img, _Bands): return img.n_unnamed
     n,colours,extra = (img.tag_v2.get(o) for o in (_SAMPLES, _COLOURS, _EXTRA))
     if n is None or n<3 or colours==6: return 0
     if colours==1 or n>3 and _is_on_earth(img): return n
-    return n if n>3 and colours==2 and (not extra or not extra[0] or not _is_glass(img)) else 0
+    is_alpha = extra and extra[0] and _is_glass(img)
+    return n if n>3 and colours==2 and not is_alpha else 0
 
 # %% ../nbs/00c_pictures.ipynb #75035ff4
 PICTURE_REASONS = {               # reason -> is the picture lost?
@@ -152,7 +158,7 @@ PICTURE_REASONS = {               # reason -> is the picture lost?
     'CMYK': False}
 
 class PictureError(ValueError):
-    "A picture that cannot be read: `reason` is one of `PICTURE_REASONS`, `value` what was found"
+    "A picture that cannot be read: `reason` (of `PICTURE_REASONS`) and the `value` found"
     def __init__(self, file, reason, value='', said=None):
         super().__init__(f"{file}: {said or (f'{reason}, {value}' if value else reason)}")
         self.file,self.reason,self.value,self.said = str(file),reason,value,said
@@ -166,26 +172,33 @@ def _head(path):
 def _no_image(path):
     "Why Pillow finds no image in `path`, as a `PictureError`"
     head = _head(path)
-    if head[4:8]==b'ftyp' and head[8:12] in (b'heic', b'heix', b'hevc', b'heim', b'heis', b'mif1', b'msf1'):
+    if head[4:8]==b'ftyp' and head[8:12] in _HEIC:
         how = 'convert it to JPEG, or install pillow-heif and register its opener'
         return PictureError(path, 'photo in HEIC format', how)
-    what = {b'version https://git-lfs': 'a Git LFS pointer', b'<!doctype': 'a web page', b'<html': 'a web page'}
     start = head.lower().lstrip()
-    value = 'the file is empty' if not head else next((v for k,v in what.items() if start.startswith(k)), '')
-    return PictureError(path, 'photo not an image', value, 'not an image'+(f', {value}' if value else ''))
+    value = next((v for k,v in _OTHER_FILES.items() if start.startswith(k)), '')
+    if not head: value = 'the file is empty'
+    said = f'not an image, {value}' if value else 'not an image'
+    return PictureError(path, 'photo not an image', value, said)
+
+_HEIC = (b'heic', b'heix', b'hevc', b'heim', b'heis', b'mif1', b'msf1')
+_OTHER_FILES = {b'version https://git-lfs': 'a Git LFS pointer',
+                b'<!doctype': 'a web page', b'<html': 'a web page'}
 
 def _has_deep_planes(img):
     "Is `img` a TIFF of 16-bit bands that lie one after the other?"
     tags = img.tag_v2 if img.format=='TIFF' else {}
-    return tags.get(_PLANES)==2 and tags.get(_SAMPLES, 1)>=3 and tags.get(_BITS, (8,))[0]>8
+    is_deep = tags.get(_BITS, (8,))[0]>8
+    return tags.get(_PLANES)==2 and tags.get(_SAMPLES, 1)>=3 and is_deep
 
 def _open_bands(path, kind=_Bands):
     "The TIFF `path`, its bands as they are stored"
     try: return kind(str(path))
-    except (ValueError, SyntaxError) as e: raise PictureError(path, 'photo not readable', str(e)) from e
+    except (ValueError, SyntaxError) as e:
+        raise PictureError(path, 'photo not readable', str(e)) from e
 
 def _open_image(path, bands=None):
-    "The picture file `path`, not decoded yet, and how many bands are read as they are stored; 0: it says what they are"
+    "The opened file `path`, not decoded yet, and how many bands are read as they are stored"
     try: img = Image.open(path)
     except UnidentifiedImageError as e:
         if _head(path)[:4] not in TiffImagePlugin.PREFIXES: raise _no_image(path) from e
@@ -204,7 +217,8 @@ class _Limit:
 def any_size():
     "Within it, Pillow opens pictures of any size, in all threads"
     with _Limit.lock:
-        if not _Limit.users: _Limit.usual,Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS,None
+        if not _Limit.users: _Limit.usual = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = None
         _Limit.users += 1
     try: yield
     finally:
@@ -213,12 +227,13 @@ def any_size():
             if not _Limit.users: Image.MAX_IMAGE_PIXELS = _Limit.usual
 
 def _check_pixels(img, path, max_pixels):
-    "Raise `PictureError` if `img` has more than `max_pixels`; None: twice Pillow's limit, where Pillow itself refuses"
+    "Raise `PictureError` above `max_pixels`; None: where Pillow refuses, at twice its limit"
     if max_pixels is None: max_pixels = 2*_Limit.usual if _Limit.usual else math.inf
     n = img.width*img.height
     if n<=max_pixels: return
     value = f'{img.width} x {img.height} are {n:,} pixels, above {max_pixels:,}'
-    raise PictureError(path, 'photo too large', f'{value}: max_pixels (--max-pixels) raises the limit')
+    how = 'max_pixels (--max-pixels) raises the limit'
+    raise PictureError(path, 'photo too large', f'{value}: {how}')
 
 # %% ../nbs/00c_pictures.ipynb #c845c5c6
 @dataclass(slots=True)
@@ -229,30 +244,38 @@ class Photo:
     stored_size: tuple # (width, height) in the file, before the EXIF block turns it
     orientation: int   # EXIF orientation, 1 (upright) to 8
     notes: list = field(default_factory=list) # (reason, value): what was guessed
+    mode: str = ''     # Pillow's name of the pixels in the file: 'RGB', 'L', 'I;16'...
 
 def _stored(img):
-    "Size of the opened `img` in its file, and its EXIF orientation; of a TIFF Pillow tells the upright size"
-    if img.format!='TIFF' or not hasattr(img, 'tag_v2'): return img.size,exif_orientation(img)
+    "Size of the opened `img` in its file, and its EXIF orientation"
+    if not _turns_itself(img): return img.size,exif_orientation(img)
     orientation = img.tag_v2.get(_TURN, 1)
-    return (img.size[::-1] if orientation in (5,6,7,8) else img.size),(orientation if orientation in _TURNS else 1)
+    size = img.size[::-1] if orientation in (5,6,7,8) else img.size
+    return size,(orientation if orientation in _TURNS else 1)
+
+def _turns_itself(img):
+    "Is `img` a TIFF? Pillow turns it by itself, and tells the upright size"
+    return img.format=='TIFF' and hasattr(img, 'tag_v2')
 
 def _choose_bands(img, bands, n, path):
     "Three of the bands of `img` as RGB; `n` of its bands are read as they are stored"
     have = len(img.getbands()) if n else 3
     if len(bands)!=3 or min(bands)<1 or max(bands)>have:
-        raise PictureError(path, 'photo not readable', f'bands {tuple(bands)} of a picture with {min(n or 3, have)}')
+        value = f'bands {tuple(bands)} of a picture with {min(n or 3, have)}'
+        raise PictureError(path, 'photo not readable', value)
     parts = (img if n else img.convert('RGB')).split()
     return Image.merge('RGB', [parts[o-1] for o in bands])
 
 # %% ../nbs/00c_pictures.ipynb #8ce43ce8
 def _band_note(n, bands):
     "What is to be said of a picture of `n` bands without names"
-    if bands: return 'bands taken as colours',f"{n} bands, of which {', '.join(map(str, bands))} are the colours"
     first = 'the first three' if n>3 else 'all'
-    return 'bands taken as colours',f'{n} bands, {first} taken as colours (bands, --bands, tells others)'
+    value = f'{n} bands, {first} taken as colours (bands, --bands, tells others)'
+    if bands: value = f"{n} bands, of which {', '.join(map(str, bands))} are the colours"
+    return 'bands taken as colours',value
 
 def _n_frames(img):
-    "Pictures in the file; the previews that a drone's MPO and a GeoTIFF bring do not count"
+    "Pictures in the file, without the previews that a drone's MPO and a GeoTIFF bring"
     if img.format=='MPO' or img.format=='TIFF' and _is_on_earth(img): return 1
     try: return getattr(img, 'n_frames', 1)
     except Exception: return 1
@@ -260,23 +283,24 @@ def _n_frames(img):
 def _notes_before(img, n, bands):
     "What is to be said of the opened `img`"
     notes = [_band_note(n, bands)] if n else []
-    if (n_frames := _n_frames(img))>1: notes.append(('several pictures', f'the first of {n_frames} taken'))
+    n_frames = _n_frames(img)
+    if n_frames>1: notes.append(('several pictures', f'the first of {n_frames} taken'))
     return notes
 
 def _decode(img, n=0, bands=None, path='image'):
     "`img` as `Photo`; `n` of its bands are read as they are stored"
-    is_deep,notes = _is_deep(img),_notes_before(img, n, bands)
+    mode,is_deep,notes = img.mode,_is_deep(img),_notes_before(img, n, bands)
     stored_size,orientation = _stored(img)
     img.load()
     rgb = _choose_bands(img, bands, n, path) if bands else _to_rgb(img, notes)
     if is_deep: notes.append(_deep_note(rgb))
-    if img.format!='TIFF': rgb = turn_upright(rgb, orientation)
+    if not _turns_itself(img): rgb = turn_upright(rgb, orientation)
     if rgb is not img: rgb.info = {}                     # nobody is to turn it twice
-    return Photo(rgb, rgb.size, stored_size, orientation, notes)
+    return Photo(rgb, rgb.size, stored_size, orientation, notes, mode)
 
 # %% ../nbs/00c_pictures.ipynb #fb445a19
 def _read(path, max_pixels=None, bands=None):
-    "The file `path` as `Photo`; an `OSError` of the system, such as for a missing file, stays one"
+    "The file `path` as `Photo`; an `OSError` of the system stays one"
     try:
         with any_size():
             img,n = _open_image(path, bands)
@@ -285,15 +309,23 @@ def _read(path, max_pixels=None, bands=None):
                 return _decode(img, n, bands, path)
     except PictureError: raise
     except Exception as e:
-        if isinstance(e, OSError) and e.errno: raise     # no such file, no permission: Python's message names it
-        raise PictureError(path, 'photo truncated or damaged', str(e), f'cannot be decoded: {e}') from e
+        if isinstance(e, OSError) and e.errno: raise     # no file, no permission: the message says so
+        said = f'cannot be decoded: {e}'
+        raise PictureError(path, 'photo truncated or damaged', str(e), said) from e
+
+def _decode_image(img, bands=None):
+    "The PIL image `img` as `Photo`"
+    n = _n_bands(img)
+    if n and not bands and len(img.getbands())>3: return _decode(img, n, (1,2,3))
+    return _decode(img, n, bands)
 
 def read_photo(
-    path,            # of a picture file
-    max_pixels=None, # above that it is too large; None: twice Pillow's limit, 179 million
-    bands=None,      # three numbers, from 1, of the bands that are red, green and blue; None: the first three
+    path,            # of a picture file; a PIL image is taken too
+    max_pixels=None, # above that it is too large; None: 179 million
+    bands=None,      # numbers, from 1, of the three bands that are colours; None: 1, 2, 3
 )->Photo: # upright RGB, with what was guessed
     "Read the picture `path`; `PictureError` says why it cannot be read"
+    if isinstance(path, Image.Image): return _decode_image(path, bands)
     if not os.path.isfile(path): raise PictureError(path, 'photo missing')
     try: return _read(path, max_pixels, bands)
     except OSError as e: raise PictureError(path, 'photo not readable', e.strerror) from e
@@ -301,13 +333,11 @@ def read_photo(
 # %% ../nbs/00c_pictures.ipynb #a644e022
 def upright(
     img_or_path,     # PIL image, or path of a picture file
-    max_pixels=None, # above that a file is too large; None: twice Pillow's limit, 179 million
+    max_pixels=None, # above that a file is too large; None: 179 million
 )->Image.Image: # RGB, 8 bits, turned as the EXIF orientation says
-    "Picture `img_or_path` as RGB and upright; a broken file is a `PictureError` that names it"
-    if not isinstance(img_or_path, Image.Image): return _read(img_or_path, max_pixels).img
-    img,n = img_or_path,_n_bands(img_or_path)
-    bands = (1,2,3) if n and len(img.getbands())>3 else None
-    return _decode(img, n, bands).img
+    "`img_or_path` as RGB and upright; a broken file is a `PictureError` that names it"
+    if isinstance(img_or_path, Image.Image): return _decode_image(img_or_path).img
+    return _read(img_or_path, max_pixels).img
 
 # %% ../nbs/00c_pictures.ipynb #4c6741c3
 def picture_size(
@@ -319,8 +349,10 @@ def picture_size(
         with any_size():
             with _open_image(path)[0] as img: return _stored(img)
     except PictureError: raise
-    except OSError as e: raise PictureError(path, 'photo not readable', e.strerror or str(e)) from e
-    except Exception as e: raise PictureError(path, 'photo truncated or damaged', str(e)) from e
+    except Exception as e:
+        is_system = isinstance(e, OSError) and e.errno
+        reason = 'photo not readable' if is_system else 'photo truncated or damaged'
+        raise PictureError(path, reason, e.strerror if is_system else str(e)) from e
 
 def _wrong_with(path, full, max_pixels):
     "(path, reason, value) if the picture `path` cannot be read, else None"
@@ -329,11 +361,173 @@ def _wrong_with(path, full, max_pixels):
 
 def check_pictures(
     paths,           # of picture files
-    full=False,      # decode them? That finds those that are cut short, and takes some 100 times as long
-    max_pixels=None, # with `full`: above that a picture is too large; None: twice Pillow's limit, 179 million
+    full=False,      # decode them? That finds those that are cut short, and takes its time
+    max_pixels=None, # with `full`: above that one is too large; None: 179 million
     n_threads=8,     # that read at the same time
 )->list: # (path, reason, value) of each that cannot be read
     "Pictures that cannot be read, and why"
     with ThreadPoolExecutor(n_threads) as pool:
         found = pool.map(partial(_wrong_with, full=full, max_pixels=max_pixels), paths)
         return [o for o in found if o]
+
+# %% ../nbs/00c_pictures.ipynb #ab4ad35f
+def parse_bands(
+    text, # such as '4,1,2'; None or '' for the usual ones
+)->tuple: # three numbers from 1, or None
+    "The option `--bands` of a command"
+    if not text: return None
+    try: bands = tuple(int(o) for o in text.split(','))
+    except ValueError: bands = ()
+    if len(bands)==3 and min(bands)>=1: return bands
+    raise ValueError(f"--bands {text}: three numbers from 1 with commas between them were expected, such as 4,1,2")
+
+def tiff_tags(
+    path, # of a picture file
+)->dict: # number -> value; empty if it is no TIFF
+    "Tags of a TIFF, from its header alone"
+    try:
+        with any_size():
+            with _open_image(path)[0] as img: return dict(img.tag_v2) if _turns_itself(img) else {}
+    except OSError as e: raise PictureError(path, 'photo not readable', e.strerror or str(e)) from e
+
+# %% ../nbs/00c_pictures.ipynb #439cfd31
+def _few(values):
+    "The first of `values`, for a message"
+    return ', '.join(map(str, values[:6]))+(', ...' if len(values)>6 else '')
+
+def _has_one_hue(rgb):
+    "Are the bright pixels of `rgb` (H, W, 3) of one colour, as in a JPEG of a mask?"
+    bright = rgb[rgb.max(2)>=128].astype(int)
+    return len(bright)>0 and (abs(bright-np.median(bright, 0)).max(1)<=64).mean()>.9
+
+def _colour_band(rgb, name):
+    "Colours `(H, W, 3)` as one band: the grey, or 255 where it is not black"
+    if (rgb==rgb[...,:1]).all(): return rgb[...,0]
+    code = rgb.astype(np.int32)@np.array([65536,256,1], np.int32)
+    seen = np.unique(code)
+    is_plain = len(seen)==1 or len(seen)==2 and seen[0]==0
+    if is_plain: return np.where(code>0, 255, 0).astype(np.uint8)
+    if len(seen)>8 and _has_one_hue(rgb): return rgb.max(2)
+    colours = _few([f'({o>>16},{o>>8&255},{o&255})' for o in seen[:7].tolist()])
+    raise ValueError(f"{name}: {len(seen)} colours, {colours}; expected black and one more")
+
+def _mask_band(mask, name):
+    "The PIL image `mask` as `(H, W)`: its colour or its alpha, whichever says something"
+    is_one = mask.mode[0] in 'IF1' or mask.mode=='L' and 'transparency' not in mask.info
+    if is_one: return np.asarray(mask)
+    rgba = np.asarray(mask.convert('RGBA'))
+    alpha,colour = rgba[...,3],_colour_band(rgba[...,:3], name)
+    seen = alpha>alpha.min()
+    says_the_same = (seen | (colour==0)).all() and colour.any()
+    if says_the_same or not seen.any(): return colour
+    if colour.min()==colour.max(): return alpha
+    raise ValueError(f"{name}: colour and alpha both vary, and not alike; save it without alpha")
+
+# %% ../nbs/00c_pictures.ipynb #86d9e6a7
+def _bytes_of(band):
+    "`band` with its values brought to 0-255"
+    if band.dtype==np.uint8 or not band.size: return band
+    top = band.max()
+    return band/257 if top>255 else band*255. if top<=1 else band
+
+def _is_smeared(band):
+    "Is `band` black and white with smears, as a JPEG, and not a map of classes or a photo?"
+    a = _bytes_of(band)
+    ends = [np.unique(o) for o in (a[a<=64], a[a>=191])]
+    return min(map(len, ends))>=3 and ((a>64) & (a<191)).mean()<=.1
+
+def _drawn(band, name):
+    "Where something is drawn in `band` (H, W): bool"
+    if band.ndim!=2 or band.dtype.kind not in 'buif':
+        raise ValueError(f"{name}: shape {band.shape} of {band.dtype}; expected (height, width)")
+    values = np.unique(band)
+    if len(values)==1 or len(values)==2 and values[0]==0: return band>0
+    if band.size and _is_smeared(band): return _bytes_of(band)>127
+    few = _few(values.tolist())
+    raise ValueError(f"{name}: values {few}; expected 0 and one other, or black and white with smears")
+
+# %% ../nbs/00c_pictures.ipynb #43d7d82d
+def _open_mask(mask, name):
+    "`mask` as an array `(H, W)`, upright if it says how, and its EXIF orientation, or None"
+    if isinstance(mask, (str, Path)): mask = _open_mask_file(mask)
+    if isinstance(mask, Image.Image): return _image_mask(mask, name)
+    mask = np.asarray(mask)
+    has_colours = mask.ndim==3 and mask.dtype==np.uint8 and mask.shape[2] in (3,4)
+    return (_mask_band(Image.fromarray(mask), name) if has_colours else mask),None
+
+def _open_mask_file(file):
+    "The file of a mask as an array, if it is an `.npy`, or else opened as an image"
+    return np.load(file, mmap_mode='r') if str(file).endswith('.npy') else Image.open(file)
+
+def _image_mask(img, name):
+    "The mask `img` as an array `(H, W)`, upright if it says how, and its EXIF orientation, or None"
+    own = _exif_or_none(img)
+    img.load()
+    turned = img if _turns_itself(img) else turn_upright(img, own)
+    return _mask_band(turned, name),own
+
+def _exif_or_none(img):
+    "EXIF orientation of `img`; None where nothing says"
+    try: own = img.getexif().get(0x0112)
+    except Exception: return None
+    return own if own in range(1, 9) else None
+
+def _turn_mask(on, name, size, orientation):
+    "`on` (H, W), which has no EXIF block, turned with its picture of `size`"
+    shape,is_quarter = size[::-1],orientation in (5,6,7,8)
+    if orientation not in _TURNS: return on
+    if not is_quarter or size==shape: raise ValueError(f"{name}: {_TURNED.format(orientation)}")
+    return on if on.shape==shape else np.asarray(turn_upright(Image.fromarray(on), orientation))
+
+_TURNED = ("its picture is turned by its EXIF orientation {}, and the mask has none and fits both "
+           "ways. Save it with the picture's orientation if it lies as the camera saw it, or with "
+           "orientation 1 if it is upright")
+
+# %% ../nbs/00c_pictures.ipynb #c7676902
+def _check_share(on, name, inverted):
+    "Raise `ValueError` if more than half is drawn, unless `inverted` is False"
+    share = on.mean() if on.size else 0
+    if share<=.5 or inverted is False: return
+    why = _TURNED_ROUND if inverted else _INVERTED
+    raise ValueError(f"{name}: {why.format(f'{share:.0%} of it is drawn')}")
+
+_TURNED_ROUND = 'turned round, {}; is it inverted at all? (inverted, --inverted-mask)'
+_INVERTED = ('{}; expected 0 (black) where nothing is. If it is inverted, inverted=True '
+             '(--inverted-mask) turns it; if so much is drawn, inverted=False (--mask-as-is) '
+             'takes it as it is')
+
+def read_mask(
+    path_or_img,   # path (an .npy too), PIL image or array (H, W) or (H, W, 3 or 4)
+    size=None,     # (width, height) of the picture, upright; None: not compared
+    orientation=1, # EXIF orientation of the picture; a mask that has its own follows that
+    inverted=None, # is 0 what is drawn? None: no, and more than half drawn is an error; False: no
+)->np.ndarray: # (H, W) uint8: 1 where something is drawn, 0 elsewhere, upright
+    "Read a mask that says it by 1, by 255, by a colour, a palette or an alpha channel"
+    is_file = isinstance(path_or_img, (str, Path))
+    name = str(path_or_img) if is_file else getattr(path_or_img, 'filename', '') or 'mask'
+    if is_file and not Path(path_or_img).is_file(): raise FileNotFoundError(f"no mask at {name}")
+    try:
+        with any_size(): band,own = _open_mask(path_or_img, name)
+    except (OSError, SyntaxError) as e:
+        raise ValueError(f"{name}: not an image, or damaged ({e})") from e
+    on = _drawn(band, name)
+    if inverted: on = ~on
+    _check_share(on, name, inverted)
+    return _fit_mask(on.astype(np.uint8), name, size, 1 if own else orientation)
+
+def _fit_mask(on, name, size, orientation):
+    "`on` turned with its picture of `size`; `ValueError` if it has another size"
+    if size is None: return np.asarray(turn_upright(Image.fromarray(on), orientation))
+    (w,h),own = size,f'{on.shape[1]} x {on.shape[0]}'
+    if on.shape==(h,w) or orientation in (5,6,7,8) and on.shape==(w,h):
+        return np.ascontiguousarray(_turn_mask(on, name, (w,h), orientation))
+    raise ValueError(f"{name}: {own} pixels, but its picture has {w} x {h}")
+
+# %% ../nbs/00c_pictures.ipynb #67dd89fa
+def inverted_choice(
+    inverted_mask=False, # --inverted-mask: 0 is what is drawn
+    mask_as_is=False,    # --mask-as-is: 0 is what is not drawn, however much is
+)->bool: # `inverted` of `read_mask`; None where nothing was told
+    "What the two options of a command say"
+    if inverted_mask and mask_as_is: raise ValueError("--inverted-mask and --mask-as-is: one of them was expected")
+    return True if inverted_mask else False if mask_as_is else None

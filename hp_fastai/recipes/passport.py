@@ -30,6 +30,8 @@ from fastai.optimizer import OptimWrapper
 from fastai.torch_core import TensorImage, to_device
 from fastai.vision.core import PILImage
 from ..schema import *
+from ..pictures import *
+from ..annotations import *
 from ..clip import *
 from ..split import *
 from ..data import *

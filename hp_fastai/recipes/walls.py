@@ -17,8 +17,8 @@ import pandas as pd
 from PIL import Image, ImageDraw
 from scipy import ndimage
 from tqdm import tqdm
+from ..files import *
 from ..clip import *
-from ..clip import _replace
 
 # %% ../../nbs/recipes/walls.ipynb #121426d3
 def smooth_noise(
@@ -227,8 +227,8 @@ def _coco_of(walls, names, size):
 
 def _save_wall(wall, out_dir, name):
     "Write photo and mask, each in one step"
-    _replace(out_dir/'photos'/f'{name}.jpg', out_dir, partial(wall.img.save, format='JPEG', quality=92))
-    _replace(out_dir/'masks'/f'{name}.png', out_dir, partial(Image.fromarray(wall.mask.astype(np.uint8)*255).save, format='PNG'))
+    replace_file(out_dir/'photos'/f'{name}.jpg', partial(wall.img.save, format='JPEG', quality=92), sync=False)
+    replace_file(out_dir/'masks'/f'{name}.png', partial(Image.fromarray(wall.mask.astype(np.uint8)*255).save, format='PNG'), sync=False)
 
 # %% ../../nbs/recipes/walls.ipynb #396bcfb7
 def render_walls(
@@ -249,5 +249,5 @@ def render_walls(
         rows.append((f'{name}.jpg', f'{name}.png', wall.kind, len(wall.boxes)))
     table = pd.DataFrame(rows, columns=['file_name', 'mask', 'kind', 'n_cracks'])
     text = json.dumps(_coco_of(boxes, table.file_name, size))
-    _replace(out_dir/'annotations.json', out_dir, lambda part: part.write_text(text))
+    replace_file(out_dir/'annotations.json', lambda part: part.write_text(text))
     return Walls(out_dir/'photos', out_dir/'masks', out_dir/'annotations.json', table)
