@@ -9,7 +9,7 @@ __all__ = ['INTERPOLATIONS', 'RESIZES', 'PART_NAMES', 'street_table', 'Preproces
            'hub_arguments', 'weights_config', 'read_crop', 'preprocess', 'table_items', 'property_block', 'CropReader',
            'CropCache', 'TrainOnly', 'property_augments', 'ReadCrop', 'TargetOf', 'split_indices', 'property_datablock',
            'PropertyDL', 'rarity_weights', 'PropertyDataLoaders', 'part_names', 'find_crops', 'check_crops',
-           'part_targets', 'caption', 'show_crops', 'result_lines', 'Resample', 'read_off']
+           'part_targets', 'part_files', 'caption', 'show_crops', 'result_lines', 'Resample', 'read_off']
 
 # %% ../nbs/04_data.ipynb #3358021a
 import hashlib,math,os,random,re,warnings
@@ -47,7 +47,6 @@ from .schema import *
 from .files import *
 from .pictures import *
 from .street import *
-from .pictures import *
 from .clip import *
 from .split import *
 
@@ -779,6 +778,16 @@ def part_targets(
     cols = zip(schema, dataset.tls[dataset.n_inp:])
     return {p.name: np.array([np.asarray(t) for t in tl], np.float32).reshape(-1, p.n_classes) for p,tl in cols}
 
+def part_files(
+    dataset, # `dls.train_ds` or `dls.valid_ds`
+)->list: # names of its files as the table has them; of hand-made loaders, what `get_x` gives
+    "Files of all crops of a part"
+    items = dataset.items
+    if len(items) and isinstance(items, (list, L)) and isinstance(items[0], dict): return [_name_of(o['file']) for o in items]
+    before,_ = _opened_by(dataset)
+    getter,items = Pipeline(before),L(items, use_list=None)
+    return [_name_of(getter(items[i])) for i in range(len(dataset))]
+
 def _class_counts(prop, targs):
     "How often each class of `prop` occurs among what is known in `targs`"
     return np.where(prop.known_classes(targs), targs, 0).sum(0)
@@ -1097,6 +1106,30 @@ def for_arch(
     if prep!=res.preprocessing: res.prepare(prep)
     res.used = True
     return res
+
+# %% ../nbs/04_data.ipynb #a20cb713
+def _other_numbers(prep, backbone):
+    "What `prep` was told that the weights of `backbone` were not trained with, as text"
+    own = Preprocessing.of(backbone)
+    odd = [f'{k} {getattr(prep, k)} (the weights: {getattr(own, k)})' for k in ('mean', 'std') if getattr(prep, k)!=getattr(own, k)]
+    return ', '.join(odd)
+
+@patch
+def say_doubts(
+    self:PropertyDataLoaders,
+    backbone=None,        # timm model that has learned before; None: from scratch
+    class_weights=False,  # does the loss weigh rare classes up?
+): # None; warns
+    "Warn of what was hardly meant: rare classes corrected twice, other numbers than the weights', validation in a way of its own"
+    if class_weights and isinstance(self.sampler, str) and self.sampler=='rarity':
+        warnings.warn("rare classes are corrected twice: sampler='rarity' draws them more often, and the loss weighs them up as well; "
+                      "leave out the sampler, or give `loss_func=PropertyLoss(dls.schema)`", stacklevel=3)
+    odd = _other_numbers(self.preprocessing, backbone) if backbone is not None else ''
+    if odd: warnings.warn(f"these loaders normalise, as they were told, with {odd}", stacklevel=3)
+    if not self.odd and self._differs(self.preprocessing): self.odd = ['its steps together']
+    if self.odd:
+        warnings.warn(f"validation prepares pictures in a way that no bundle can repeat ({', '.join(self.odd)}): "
+                      "`save_bundle` will refuse. A transform of training alone has `split_idx=0`", stacklevel=3)
 
 # %% ../nbs/04_data.ipynb #35c63d13
 def _question(tl, i):
