@@ -338,10 +338,11 @@ def answers_of(
     probs:Tensor,    # (N, n_classes) probabilities 0-1
     prop:Property,   # what they are probabilities of
     thresh:float=.5, # multi: the answer is yes above it
-)->Tensor: # class numbers (N,), -1 where all are 0 or NaN; for multi (N, n_classes) bool
+)->Tensor: # class numbers (N,), -1 where all are 0 or any NaN; for multi (N, n_classes) bool
     "The answer for one property: the most probable class; for multi all above `thresh`"
     if prop.is_multi: return probs>thresh
-    return torch.where(probs.sum(-1)>0, probs.argmax(-1), -1)
+    answered = (probs!=0).any(-1) & ~probs.isnan().any(-1)
+    return torch.where(answered, probs.argmax(-1), -1)
 
 # %% ../nbs/06_loss.ipynb #61b1eb08
 @patch
