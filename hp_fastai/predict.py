@@ -217,7 +217,7 @@ def _outcome(jobs, seen):
 # %% ../nbs/11_predict.ipynb #a40410c6
 def _fingerprint_of(run, decoder, source):
     "Hashes of model and input, and all settings that answers depend on, as JSON holds them"
-    meta = [run.bundle.meta.get(k) for k in ('schema', 'model', 'activation', 'thresh')]
+    meta = run.bundle.schema.to_dict(),run.bundle.meta.get('model'),run.bundle.rule.to_dict()
     sha = hashlib.sha256(json.dumps(meta, default=str).encode())
     for k,v in run.bundle.model.state_dict().items():
         sha.update(k.encode()); sha.update(v.cpu().contiguous().numpy().tobytes())
@@ -393,7 +393,6 @@ class _Run:
 def _ready(bundle, device):
     "Bundle on its device, in evaluation mode; a path is loaded"
     if not isinstance(bundle, Bundle): bundle = load_bundle(bundle, device)
-    if not hasattr(bundle, 'preprocessing'): bundle.preprocessing = Preprocessing(size=bundle.size)
     if device is not None: bundle.device = torch.device(device); bundle.model.to(bundle.device)
     bundle.model.eval()
     return bundle
@@ -517,7 +516,8 @@ def _draw_box(ax, box, number, color):
     "Box with a white rim and its number on a disc"
     l,t,r,b = box
     rim = dict(fill=False, joinstyle='round')
-    for lw,c in ((5, 'white'), (2.6, color)): ax.add_patch(plt.Rectangle((l,t), r-l, b-t, lw=lw, color=c, **rim))
+    for lw,c in ((5, 'white'), (2.6, color)):
+        ax.add_patch(plt.Rectangle((l,t), r-l, b-t, lw=lw, color=c, **rim))
     disc = dict(boxstyle='circle,pad=.28', facecolor=color, edgecolor='white', lw=1.5)
     text = dict(color='white', fontsize=11, fontweight='bold', ha='center', va='center')
     place = dict(xy=(max(l, 0), max(t, 0)), xytext=(13,-13), textcoords='offset points')
