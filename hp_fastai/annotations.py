@@ -9,9 +9,9 @@ __all__ = ['BOX_REASONS', 'UNITS', 'READERS', 'FORMATS', 'PHOTO_COLUMNS', 'SCORE
            'SIDE_COLUMNS', 'SIZE_COLUMNS', 'FRAMES', 'HPV2_ATTRIBUTES', 'CATEGORY', 'FRAME_DOUBTS', 'table_of',
            'Problems', 'parse_box', 'Box', 'PhotoBoxes', 'Annotations', 'photo_name', 'declared_size', 'Collector',
            'size_text', 'has_size', 'upright_box', 'corner_fault', 'coco_corners', 'rotated_hull', 'outline_box',
-           'check_units', 'read_annotations', 'xml_root', 'TablePhotos', 'Frame', 'photo_text', 'find_frame',
-           'turn_box', 'box_fault', 'place_boxes', 'is_dropped', 'Labels', 'find_photos', 'doubtful_photo',
-           'plot_frames', 'write_coco', 'write_cvat']
+           'check_units', 'check_corners', 'read_annotations', 'xml_root', 'TablePhotos', 'Frame', 'photo_text',
+           'find_frame', 'turn_box', 'box_fault', 'place_boxes', 'is_dropped', 'Labels', 'find_photos',
+           'doubtful_photo', 'plot_frames', 'write_coco', 'write_cvat']
 
 # %% ../nbs/01b_annotations.ipynb #f845e082
 import json, math, re
@@ -496,10 +496,16 @@ def _coco_box(ann, names):
         notes.append(('box from an outline', 'polygon' if frame is None else 'mask'))
         if not _has_area(res.corners): fault = 'box empty'
     elif bbox is None or bbox==[]: fault = 'box missing'
-    else: res.corners,fault = coco_corners(bbox)
+    else: res.corners,fault = _told_corners(ann)
     if not fault and not frame and not _is_turned_outline(ann, res.corners):
         notes += _rotate(res, _rotation(res.attributes.get('rotation')))
     return res,(fault, bbox) if fault else None,notes,frame
+
+def _told_corners(ann):
+    "Corners of a `bbox`; Detectron2 says in `bbox_mode` 0 that they are corners already"
+    bbox,fault = ann['bbox'],coco_corners(ann['bbox'])[1]
+    if ann.get('bbox_mode')!=0 or fault in ('box not four numbers', 'box NaN or infinite'): return coco_corners(bbox)
+    return bbox,corner_fault(bbox)
 
 def _has_area(box): return box[2]>box[0] and box[3]>box[1]
 
@@ -560,6 +566,24 @@ def check_units(
     if units=='share' and far>n/2:
         raise ValueError(f"{annotations.name}: {far} of {n} boxes reach beyond 2, the furthest to {reach.max():g}, "
                          "so they are no shares of the photo (0 to 1); leave `units='share'` (--units share) out")
+
+# %% ../nbs/01b_annotations.ipynb #ce63db80
+def _reads_as(box, size):
+    "Does COCO's bbox `box` leave the photo; and would it fit as corners?"
+    (x,y,w,h),(width,height) = box,size
+    return x+w>width+2 or y+h>height+2, x<w<=width+1 and y<h<=height+1
+
+def check_corners(
+    annotations # `Annotations` of a COCO file
+):
+    "Raise `ValueError` where `bbox` looks like corners"
+    photos = [o for o in annotations.photos if o.declared and None not in o.declared]
+    raws = [(ann.raw, o.declared) for o in photos for ann in o.anns if coco_corners(ann.raw)[0]==ann.corners]
+    found = [_reads_as(*o) for o in raws]
+    n_out = sum(out for out,_ in found)
+    if n_out<3 or n_out<.3*len(found) or not all(fits for _,fits in found): return
+    raise ValueError(f"{annotations.name}: {n_out} of {len(found)} boxes leave their photo as [x, y, width, height], and all fit as "
+                     "[left, top, right, bottom]; write COCO's bbox, or read it as it is with `units='pixels'` (--units pixels)")
 
 # %% ../nbs/01b_annotations.ipynb #4938436f
 READERS = {'coco': _read_coco}  # the others follow
@@ -666,6 +690,7 @@ def read_annotations(
     if format not in (None, kind): _refuse(name, f'{format} was expected, but it looks like {kind}')
     res = READERS[kind](data, name, units)
     if kind not in _SURE_UNITS: check_units(res, units)
+    if kind=='coco' and units is None: check_corners(res)
     return res
 
 # %% ../nbs/01b_annotations.ipynb #14895c4b
@@ -1095,7 +1120,7 @@ class TablePhotos:
         cells = list(_lists(df, columns.box).values())
         self.cells = cells[0] if len(cells)==1 else list(zip(*cells))
         self.told = _lists(df, (columns.score, columns.category, *columns.size))
-        used = {*self.told, columns.photo, *columns.box}
+        used = {columns.photo, columns.score, *columns.size, *columns.box}
         self.others = _lists(df, [c for c in df if c not in used])
 
 # %% ../nbs/01b_annotations.ipynb #68a16e64
