@@ -1081,8 +1081,8 @@ def _columns(df, name):
     names = ', '.join(PHOTO_COLUMNS)
     if photo is None: raise KeyError(f"no column for the photo: one of {names} was expected; {has}")
     box = (text,) if text else corners or sides
-    four = 'boxes or box, or four such as left, top, right, bottom or x, y, w, h'
-    if not box: raise KeyError(f"no column for the box: {four} were expected; {has}")
+    wanted = 'boxes or box, or four such as left, top, right, bottom or x, y, w, h were expected'
+    if not box: raise KeyError(f'no column for the box: {wanted}; {has}')
     size = [o for o in SIZE_COLUMNS if o[0] not in box and (o[0]!='width' or box is corners)]
     score,category = _first(df, SCORE_COLUMNS),_first(df, CATEGORY_COLUMNS)
     turn = _first(df, ('rotation',))
