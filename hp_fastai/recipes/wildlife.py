@@ -47,7 +47,7 @@ from ..learner import *
 from ..interpret import *
 from ..model import check_arch
 from ..bundle import save_bundle
-from ..cli import users_errors
+from ..cli import no_bars, users_errors
 from .camera_traps import draw_competition
 
 # %% ../../nbs/recipes/wildlife.ipynb #db65d64a
@@ -594,5 +594,5 @@ def hp_wildlife(
         if draw: draw_competition(path, draw, max(8, draw//4), seed=seed)
         settings = WildlifeSettings(presize=presize, size=size, method=method, bs=bs, freeze_epochs=freeze_epochs, epochs=epochs, lr=lr, group=group or None,
                                     n_tta=tta, pretrained=not from_scratch, weights=weights, seed=seed)
-        entry = enter_competition(path, out, settings, [o.strip() for o in archs.split(',')], folds, n_workers)
+        entry = enter_competition(path, out, settings, [o.strip() for o in archs.split(',')], folds, n_workers, not no_bars())
         print(entry.expected.round(3).to_string(index=False)); print(entry)
