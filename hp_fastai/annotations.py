@@ -13,7 +13,7 @@ __all__ = ['BOX_REASONS', 'UNITS', 'READERS', 'FORMATS', 'PHOTO_COLUMNS', 'SCORE
            'turn_box', 'box_fault', 'place_boxes', 'is_dropped', 'Labels', 'find_photos', 'doubtful_photo',
            'plot_frames', 'write_coco', 'write_cvat']
 
-# %% ../nbs/01b_annotations.ipynb #ac321374
+# %% ../nbs/01b_annotations.ipynb #f845e082
 import json, math, re
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -29,7 +29,7 @@ from .files import PICTURE_SUFFIXES, FileFinder, inside, replace_file
 from .pictures import PICTURE_REASONS, Photo, picture_size, read_photo
 from .schema import label_text, read_table
 
-# %% ../nbs/01b_annotations.ipynb #758635ca
+# %% ../nbs/01b_annotations.ipynb #f51f58e0
 BOX_REASONS = {                           # reason: is the box dropped?
     **PICTURE_REASONS,                    # of the photo: missing, damaged, too large...
     'photo unknown': True,                # no image has the annotation's `image_id`
@@ -82,7 +82,7 @@ BOX_REASONS = {                           # reason: is the box dropped?
     'crop renamed': False,                # its name belongs to another photo or side
 }
 
-# %% ../nbs/01b_annotations.ipynb #e1df2a96
+# %% ../nbs/01b_annotations.ipynb #b635cac7
 def table_of(
     rows,   # tuples
     columns # one name for each of their items
@@ -93,7 +93,7 @@ def table_of(
     return pd.DataFrame({c: pd.Series(list(o), dtype=object if _whole(o) else None)
                          for c,o in zip(columns, cells)})
 
-# %% ../nbs/01b_annotations.ipynb #4f3d1daf
+# %% ../nbs/01b_annotations.ipynb #729d1673
 class Problems(list):
     "Findings about photos and boxes, to become a report"
     columns = ['photo', 'ann_id', 'reason', 'value', 'dropped']
@@ -116,7 +116,7 @@ class Problems(list):
         "The report as a table"
         return table_of([o[1:] for o in sorted(self, key=lambda o: o[0])], self.columns)
 
-# %% ../nbs/01b_annotations.ipynb #907e209e
+# %% ../nbs/01b_annotations.ipynb #3d25f27f
 def parse_box(
     cell, # '[left, top, right, bottom]' as text, or four numbers
 )->tuple: # (left, top, right, bottom), floats
@@ -130,7 +130,7 @@ def parse_box(
     sides = 'four finite numbers [left, top, right, bottom]'
     raise ValueError(f"box {cell!r}: expected {sides}")
 
-# %% ../nbs/01b_annotations.ipynb #6b455911
+# %% ../nbs/01b_annotations.ipynb #1c57fbb7
 @dataclass(slots=True)
 class Box:
     "One annotation, as its file has it"
@@ -166,7 +166,7 @@ class PhotoBoxes:
         "A copy without `anns`, for other processes"
         return replace(self, anns=[])
 
-# %% ../nbs/01b_annotations.ipynb #74896a39
+# %% ../nbs/01b_annotations.ipynb #4bfaa046
 @dataclass(repr=False)
 class Annotations:
     "Photos with boxes, and the problems that show before a photo is opened"
@@ -189,7 +189,7 @@ class Annotations:
         counts = f'{self.n_photos:,} photos, {self.n_boxes:,} boxes, {n:,} dropped so far'
         return f'{self.name}: {self.format}, {counts}'
 
-# %% ../nbs/01b_annotations.ipynb #ad90a7df
+# %% ../nbs/01b_annotations.ipynb #6a2591a1
 def _id_text(value):
     "An id as text; '' if it is none"
     plain = isinstance(value, (int, float, str, np.integer)) and not isinstance(value, bool)
@@ -220,7 +220,7 @@ def declared_size(
     size = _side(width),_side(height)
     return (None if size==(None, None) else size), None in size
 
-# %% ../nbs/01b_annotations.ipynb #0e42c4e2
+# %% ../nbs/01b_annotations.ipynb #eabc206e
 class Collector:
     "Photos, boxes and problems of a file while it is read"
     def __init__(self, units='pixels', upright=False):
@@ -229,7 +229,7 @@ class Collector:
         self.problems,self.n_photos,self.n_boxes = Problems(),0,0
         self.categories,self.attributes = Counter(),{}
 
-# %% ../nbs/01b_annotations.ipynb #f021870b
+# %% ../nbs/01b_annotations.ipynb #7921747f
 @patch
 def photo(
     self:Collector,
@@ -265,7 +265,7 @@ def _note_id(self:Collector, photo, key, id_, again, where):
     elif again: self.problems.add('photo listed twice', id_, **where)
     if not any(o is photo for o in known): known.append(photo)
 
-# %% ../nbs/01b_annotations.ipynb #40fa3bb4
+# %% ../nbs/01b_annotations.ipynb #5296a12b
 @patch
 def find_photo(
     self:Collector,
@@ -285,7 +285,7 @@ def size_text(
     if size is None: return 'no size'
     return ' x '.join('?' if o is None else str(o) for o in size)
 
-# %% ../nbs/01b_annotations.ipynb #36c05147
+# %% ../nbs/01b_annotations.ipynb #7952c2ee
 @patch
 def box(
     self:Collector,
@@ -349,7 +349,7 @@ def _repeated(self:Collector, photo, ann):
     same = first[:3]==(photo.name, ann.corners, ann.rotation)
     return 'annotation repeated' if same else 'annotation id duplicate', ann.ann_id
 
-# %% ../nbs/01b_annotations.ipynb #f39edda5
+# %% ../nbs/01b_annotations.ipynb #d03875cb
 @patch
 def finish(
     self:Collector,
@@ -372,7 +372,7 @@ def _drop_all(self:Collector, photo, value):
         self.problems.add('photo listed in two sizes', value, photo.name, o, (photo.at, o.at))
     photo.anns,photo.boxes,photo.frames = [],[],{}
 
-# %% ../nbs/01b_annotations.ipynb #79c29fbd
+# %% ../nbs/01b_annotations.ipynb #b156aafa
 def _listed(o): return o if isinstance(o, list) else []
 def _is_number(o): return isinstance(o, (int, float)) and not isinstance(o, bool)
 
@@ -394,7 +394,7 @@ def coco_corners(
     x,y,w,h = bbox
     return [x, y, x+w, y+h], 'box negative' if min(w, h)<0 else 'box empty' if min(w, h)==0 else ''
 
-# %% ../nbs/01b_annotations.ipynb #f45a4eff
+# %% ../nbs/01b_annotations.ipynb #7772c6c4
 _QUARTERS = {0: (1, 0), 1: (0, 1)}   # cosine and sine without a rounding error
 
 def rotated_hull(
@@ -410,7 +410,7 @@ def rotated_hull(
     dx,dy = w*cos+h*sin, w*sin+h*cos
     return [x-dx, y-dy, x+dx, y+dy]
 
-# %% ../nbs/01b_annotations.ipynb #7369d3c9
+# %% ../nbs/01b_annotations.ipynb #77bf6c44
 def _rotation(value):
     "Degrees of a `rotation`; None if it is no number, but an attribute of the user's own"
     if isinstance(value, bool): return None
@@ -424,7 +424,7 @@ def _rotate(ann, degrees):
     ann.rotation = degrees%360
     return [('box rotated', f'{degrees:g} degrees')]
 
-# %% ../nbs/01b_annotations.ipynb #5e5ba932
+# %% ../nbs/01b_annotations.ipynb #cc9c2206
 def _polygon_box(polygons):
     "Box around polygons, each a flat list of x and y, or a list of points"
     several = isinstance(polygons[0], (list, tuple)) and not _is_point(polygons[0])
@@ -467,7 +467,7 @@ def outline_box(
     except (TypeError, ValueError, LookupError, OverflowError) as e:
         raise ValueError(f'outline: {e}') from None
 
-# %% ../nbs/01b_annotations.ipynb #793da73b
+# %% ../nbs/01b_annotations.ipynb #3d8b89d9
 _COCO_KEYS = {'id', 'image_id', 'category_id', 'bbox', 'segmentation', 'area', 'iscrowd', 'ignore',
               'attributes', 'score', 'keypoints', 'num_keypoints', 'caption', 'bbox_mode'}
 
@@ -483,7 +483,7 @@ def _attributes(ann):
 
 def _no_box(bbox): return bbox is None or (isinstance(bbox, list) and all(o==0 for o in bbox))
 
-# %% ../nbs/01b_annotations.ipynb #9cd495c5
+# %% ../nbs/01b_annotations.ipynb #b7270fa6
 def _coco_box(ann, names):
     "`Box` of a COCO annotation; its fault, notes, and the size of the mask that it is from"
     cat,bbox,frame,notes,fault = ann.get('category_id'),ann.get('bbox'),None,[],''
@@ -536,7 +536,7 @@ def _read_coco(coco, name, units):
         res.box(photo, box, lost or fault, notes, frame)
     return res.finish('coco', name)
 
-# %% ../nbs/01b_annotations.ipynb #072afb3f
+# %% ../nbs/01b_annotations.ipynb #a8cd8730
 UNITS = ('pixels', 'share')
 
 def _reaches(photos):
@@ -561,7 +561,7 @@ def check_units(
         raise ValueError(f"{annotations.name}: {far} of {n} boxes reach beyond 2, the furthest to {reach.max():g}, "
                          "so they are no shares of the photo (0 to 1); leave `units='share'` (--units share) out")
 
-# %% ../nbs/01b_annotations.ipynb #1a3d4dda
+# %% ../nbs/01b_annotations.ipynb #4938436f
 READERS = {'coco': _read_coco}  # the others follow
 FORMATS = {
     'coco': "COCO json (lists 'images' and 'annotations')",
@@ -586,7 +586,7 @@ def _kind_of(data):
     detected = any(isinstance(o, dict) and 'detections' in o for o in data['images'])
     if detected or 'detection_categories' in data: return 'megadetector'
 
-# %% ../nbs/01b_annotations.ipynb #9c8d4384
+# %% ../nbs/01b_annotations.ipynb #45c7f5d1
 def _what(data):
     "What a json file has, for people"
     if isinstance(data, dict):
@@ -652,7 +652,7 @@ def _one_of(option, value, known):
 
 _SURE_UNITS = ('megadetector', 'label-studio')   # they say themselves what their numbers are
 
-# %% ../nbs/01b_annotations.ipynb #f52e1742
+# %% ../nbs/01b_annotations.ipynb #6e51208b
 def read_annotations(
     source,      # file or folder, or what was read from one: dict, list, DataFrame
     format=None, # one of `FORMATS`; None: told by the content
@@ -668,7 +668,7 @@ def read_annotations(
     if kind not in _SURE_UNITS: check_units(res, units)
     return res
 
-# %% ../nbs/01b_annotations.ipynb #6828f999
+# %% ../nbs/01b_annotations.ipynb #14895c4b
 class _Stop(Exception): "The root of an XML file is found"
 
 def xml_root(
@@ -696,7 +696,7 @@ def _elements(path, tag):
 _VIDEO = "CVAT for video (tracks); export it as 'CVAT for images 1.1'"
 def _torn(path, e): return ValueError(f'{path}: not a whole XML file ({e})')
 
-# %% ../nbs/01b_annotations.ipynb #6a2462cb
+# %% ../nbs/01b_annotations.ipynb #99795497
 def _number(text):
     "Number of a text; NaN if it is none"
     try: return float(text)
@@ -729,7 +729,7 @@ def _cvat_corners(el):
 
 _CVAT_SHAPES = ('box', 'ellipse', 'polygon', 'mask', 'cuboid', 'polyline', 'points', 'skeleton')
 
-# %% ../nbs/01b_annotations.ipynb #668d9938
+# %% ../nbs/01b_annotations.ipynb #4f7ae425
 def _cvat_box(el, number):
     "`Box` of a shape of CVAT, its fault, and notes"
     attrs = {o.get('name'): o.text or '' for o in el.findall('attribute')}
@@ -760,7 +760,7 @@ def _read_cvat(path, name, units):
 
 READERS['cvat'] = _read_cvat
 
-# %% ../nbs/01b_annotations.ipynb #ca773551
+# %% ../nbs/01b_annotations.ipynb #491c9172
 def _pivoted(box, degrees):
     "Box that a turn around its centre brings where `box` comes by one around its top left corner"
     l,t,r,b = box
@@ -785,9 +785,9 @@ def _studio_corners(value, size):
     if 'height' not in value: return None,'brush' if 'rle' in value else 'point'
     x,width = _percent((value.get('x'), value.get('width')), w)
     y,height = _percent((value.get('y'), value['height']), h)
-    return [x, y, x+width, y+height],'rectangle'
+    return [round(o, 6) for o in (x, y, x+width, y+height)],'rectangle'   # 31, not 30.999999
 
-# %% ../nbs/01b_annotations.ipynb #eb9214f0
+# %% ../nbs/01b_annotations.ipynb #2af70afb
 @dataclass
 class _Region:
     "What Label Studio says about one region"
@@ -835,7 +835,7 @@ def _set_place(region, o, value):
     region.size,_ = declared_size(o.get('original_width'), o.get('original_height'))
     region.turned = _rotation(o.get('image_rotation')) or 0
 
-# %% ../nbs/01b_annotations.ipynb #ba74210c
+# %% ../nbs/01b_annotations.ipynb #27b41fc1
 def _studio_box(region, whole, id_):
     "`Box` of a region of Label Studio, its fault, and notes"
     category = region.labels if len(region.labels)!=1 else region.labels[0]
@@ -854,7 +854,7 @@ def _studio_box(region, whole, id_):
         notes += _rotate(res, degrees)
     return res,(fault, region.value) if fault else None,notes
 
-# %% ../nbs/01b_annotations.ipynb #5faaad55
+# %% ../nbs/01b_annotations.ipynb #49bf5d8f
 def _cancelled(o): return not isinstance(o, dict) or o.get('was_cancelled')
 
 def _pick_annotation(task):
@@ -894,7 +894,7 @@ def _short_task(task):
             results.append(dict(o, id=place, from_name=key, value=o))
     return dict(task, annotations=[dict(id=task.get('annotation_id'), result=results)])
 
-# %% ../nbs/01b_annotations.ipynb #2a6e11f9
+# %% ../nbs/01b_annotations.ipynb #269b5327
 def _read_studio(data, name, units):
     "Annotations of Label Studio's JSON or JSON-MIN"
     if units: raise ValueError(f"{name}: Label Studio says itself that boxes are in percent; leave `units` out")
@@ -914,7 +914,7 @@ def _read_studio(data, name, units):
 
 READERS['label-studio'] = _read_studio
 
-# %% ../nbs/01b_annotations.ipynb #dcf80baa
+# %% ../nbs/01b_annotations.ipynb #fbb1ac8f
 def _text_of(el, path):
     "Text at `path` below an XML element; '' if there is none"
     return (el.findtext(path) or '').strip()
@@ -950,7 +950,7 @@ def _counts_from_one(boxes):
     "Are pixels counted from 1? `boxes` are texts; whole numbers of at least 1 say so"
     return bool(boxes) and all(o.isdigit() and int(o)>0 for box in boxes for o in box)
 
-# %% ../nbs/01b_annotations.ipynb #76a0c8ac
+# %% ../nbs/01b_annotations.ipynb #c1b1fbeb
 def _voc_box(obj, number, first):
     "`Box` of a VOC object, its fault, and notes; `first` is the number of the first pixel"
     attrs = {o: _text_of(obj, o) for o in _VOC_FLAGS if obj.find(o) is not None}
@@ -991,7 +991,7 @@ def _read_voc(path, name, units):
 
 READERS['voc'] = _read_voc
 
-# %% ../nbs/01b_annotations.ipynb #d6bd47be
+# %% ../nbs/01b_annotations.ipynb #db9645d6
 def _detection(det, names, number):
     "`Box` of a detection, and its fault"
     det = det if isinstance(det, dict) else {}
@@ -1017,7 +1017,7 @@ def _read_detections(data, name, units):
 
 READERS['megadetector'] = _read_detections
 
-# %% ../nbs/01b_annotations.ipynb #19765196
+# %% ../nbs/01b_annotations.ipynb #f006c0ca
 PHOTO_COLUMNS = ('image_name', 'file_name_original', 'file_name', 'filename', 'image') # the first counts
 SCORE_COLUMNS = ('box_scores', 'score', 'confidence')
 CATEGORY_COLUMNS = ('category', 'class', 'label')
@@ -1029,7 +1029,7 @@ SIDE_COLUMNS = (
 SIZE_COLUMNS = (
     ('image_width', 'image_height'), ('img_width', 'img_height'), ('width', 'height'))
 
-# %% ../nbs/01b_annotations.ipynb #99474ef8
+# %% ../nbs/01b_annotations.ipynb #afce9659
 def _first(df, names):
     "First of the columns `names` that the table has, or None"
     return next((o for o in names if o in df), None)
@@ -1060,7 +1060,7 @@ def _columns(df, name):
     turn = _first(df, ('rotation',))
     return _Columns(photo, box, box in SIDE_COLUMNS, score, category, _all(df, size), turn)
 
-# %% ../nbs/01b_annotations.ipynb #58d5536b
+# %% ../nbs/01b_annotations.ipynb #c340678d
 def _cell_box(cell, sides):
     "Corners of a box that can be used, or None; and what is wrong with it"
     try: l,t,r,b = parse_box(cell)
@@ -1098,7 +1098,7 @@ class TablePhotos:
         used = {*self.told, columns.photo, *columns.box}
         self.others = _lists(df, [c for c in df if c not in used])
 
-# %% ../nbs/01b_annotations.ipynb #542db95e
+# %% ../nbs/01b_annotations.ipynb #68a16e64
 @patch
 def _rows(self:TablePhotos, k): return self.order[self.starts[k]:self.starts[k+1]]
 
@@ -1145,7 +1145,7 @@ def __len__(self:TablePhotos): return len(self.kept)
 @patch
 def __iter__(self:TablePhotos): return (self[n] for n in range(len(self)))
 
-# %% ../nbs/01b_annotations.ipynb #e63f02fa
+# %% ../nbs/01b_annotations.ipynb #d9e2b4ca
 @patch
 def check(
     self:TablePhotos,
@@ -1184,7 +1184,7 @@ def _lost(self:TablePhotos, k, name, usable):
     both = ' and '.join(sorted(map(size_text, sizes)))
     if len(sizes)>1: return 'photo listed in two sizes',both
 
-# %% ../nbs/01b_annotations.ipynb #c0cfd989
+# %% ../nbs/01b_annotations.ipynb #3318d6fc
 def _read_table(df, name, units):
     "Annotations of a table"
     columns,problems = _columns(df, name),Problems()
@@ -1197,7 +1197,7 @@ def _read_table(df, name, units):
 
 READERS['table'] = _read_table
 
-# %% ../nbs/01b_annotations.ipynb #978f77e9
+# %% ../nbs/01b_annotations.ipynb #f9f451f8
 def _near(declared, size):
     "Have both the same proportions, up to the rounding of one of them to whole pixels?"
     (dw,dh),(w,h) = declared,size
@@ -1210,7 +1210,7 @@ def _fit(declared, size):
     if all(d in (None, o) for d,o in zip(declared, size)): return 2
     return int(None not in declared and _near(declared, size))
 
-# %% ../nbs/01b_annotations.ipynb #74e6206b
+# %% ../nbs/01b_annotations.ipynb #46396413
 FRAMES = ('stored', 'upright')
 
 @dataclass(slots=True)
@@ -1229,7 +1229,7 @@ def photo_text(
     both = f'{size_text(photo.stored_size)} as stored and {size_text(photo.size)} upright'
     return f'the photo is {both} (EXIF orientation {photo.orientation})'
 
-# %% ../nbs/01b_annotations.ipynb #3d5e4252
+# %% ../nbs/01b_annotations.ipynb #c189fa7b
 def find_frame(
     declared,  # (width, height) of the photo as the file says it, or None
     photo,     # size, stored_size, orientation
@@ -1267,7 +1267,7 @@ def _scaled(res, fit, value):
     if fit==1: res.notes.append(('box scaled', value))
     return res
 
-# %% ../nbs/01b_annotations.ipynb #73715054
+# %% ../nbs/01b_annotations.ipynb #370a004c
 def turn_box(
     box,        # [left, top, right, bottom] in the stored picture
     size,       # (width, height) of the stored picture
@@ -1279,7 +1279,7 @@ def turn_box(
     if orientation in (3, 4, 6, 7): t,b = h-b,h-t
     return [t, l, b, r] if orientation>4 else [l, t, r, b]
 
-# %% ../nbs/01b_annotations.ipynb #58b11002
+# %% ../nbs/01b_annotations.ipynb #f7f10a0e
 def box_fault(
     box, # [left, top, right, bottom], pixels of the photo
     size # (width, height) of the photo
@@ -1293,7 +1293,7 @@ def box_fault(
     seam = abs(w-2*h)<=.01*w and min(l, w-r)<-.5         # panoramas are twice as wide as high
     return 'box over the seam of a panorama' if seam else 'box partly outside the photo'
 
-# %% ../nbs/01b_annotations.ipynb #4d3eb467
+# %% ../nbs/01b_annotations.ipynb #64621bc9
 def place_boxes(
     photo_boxes, # `PhotoBoxes`
     photo,       # the photo: size, stored_size, orientation, as `read_photo` gives it
@@ -1316,7 +1316,7 @@ def is_dropped(
     "Is a box with this `fate` dropped?"
     return any(BOX_REASONS[reason] for reason,_ in fate)
 
-# %% ../nbs/01b_annotations.ipynb #5684025b
+# %% ../nbs/01b_annotations.ipynb #516b28e9
 def _frame_for(photo_boxes, size, photo, frame):
     "Frame of boxes whose file says `size`"
     if photo_boxes.upright and size is None: return Frame()
@@ -1356,9 +1356,9 @@ def _scale(box, unit, size):
     across,down = (1 if u in (None, n) else n/u for u,n in zip(unit, size))
     if across==down==1: return box
     l,t,r,b = box
-    return [l*across, t*down, r*across, b*down]
+    return [round(o, 6) for o in (l*across, t*down, r*across, b*down)]   # 31, not 30.999999
 
-# %% ../nbs/01b_annotations.ipynb #8cf52ab3
+# %% ../nbs/01b_annotations.ipynb #0dd87630
 HPV2_ATTRIBUTES = dict(                # as Housing Passports v2 names them in CVAT
     complete='building_completeness',
     condition='building_condition',
@@ -1381,7 +1381,7 @@ class Labels:
         found = [self._label(prop, source, ann) for prop,source in self.sources.items()]
         return [text for text,_ in found],[problem for _,problem in found if problem]
 
-# %% ../nbs/01b_annotations.ipynb #4791f73b
+# %% ../nbs/01b_annotations.ipynb #35d5f92a
 @patch
 def _label(self:Labels, prop, source, ann):
     "Text of one label, or None; and a problem, or None"
@@ -1401,7 +1401,7 @@ def _fits(self:Labels, prop, text):
         except KeyError: self.fits[prop,text] = False
     return self.fits[prop,text]
 
-# %% ../nbs/01b_annotations.ipynb #6c8c3c60
+# %% ../nbs/01b_annotations.ipynb #f8dae7dc
 def find_photos(
     photos,  # of `Annotations`
     finder,  # `FileFinder` of the photo folder
@@ -1423,7 +1423,7 @@ def _lose(photo, note, problems):
     for o in photo.anns: problems.add(reason, note, photo.name, o, (photo.at, o.at))
     if not photo.anns: problems.add(reason, note, photo.name, at=(photo.at, -1))
 
-# %% ../nbs/01b_annotations.ipynb #de01e094
+# %% ../nbs/01b_annotations.ipynb #edb12ffe
 def doubtful_photo(
     annotations, # `Annotations`
     img_dir,     # folder of the photos
@@ -1445,7 +1445,7 @@ def doubtful_photo(
 
 FRAME_DOUBTS = {'frame not known', 'photo of another size'}
 
-# %% ../nbs/01b_annotations.ipynb #55d49468
+# %% ../nbs/01b_annotations.ipynb #5f5b23e8
 def _frames_of(photo_boxes, photo):
     "Title -> boxes in each frame that they could be in"
     if photo.orientation==1:
@@ -1461,7 +1461,7 @@ def _shares(box, size):
     if size is None or None in size: return box
     return [o/n for o,n in zip(box, size*2)]
 
-# %% ../nbs/01b_annotations.ipynb #8299c7c1
+# %% ../nbs/01b_annotations.ipynb #423c056f
 def plot_frames(
     annotations, # `Annotations`
     img_dir,     # folder of the photos
@@ -1484,7 +1484,7 @@ def plot_frames(
     plt.close(fig)
     return fig
 
-# %% ../nbs/01b_annotations.ipynb #f22c28a0
+# %% ../nbs/01b_annotations.ipynb #2334fef2
 def _counted(counts, most=6):
     "'house 12, shop 3 and 4 more' of a Counter"
     named = [f"{k or '(none)'} {n:,}" for k,n in counts.most_common(most)]
@@ -1504,7 +1504,7 @@ def describe(
     if not self.attributes: lines.append('no attributes')
     return '\n'.join(lines)
 
-# %% ../nbs/01b_annotations.ipynb #834f80e6
+# %% ../nbs/01b_annotations.ipynb #bb18c424
 @patch
 def lacking(
     self:Annotations,
@@ -1514,7 +1514,7 @@ def lacking(
     has = {*self.attributes, *([CATEGORY] if any(self.categories) else [])}
     return [o for o in sources.values() if o not in has]
 
-# %% ../nbs/01b_annotations.ipynb #bbb5391f
+# %% ../nbs/01b_annotations.ipynb #2cac8620
 def _length(a, b):
     "The length that, added to `a`, gives exactly `b`"
     res = b-a
@@ -1548,7 +1548,7 @@ def _with_rotation(ann):
     if has or not ann.rotation: return ann.attributes
     return {**ann.attributes, 'rotation': ann.rotation}
 
-# %% ../nbs/01b_annotations.ipynb #d0101bbd
+# %% ../nbs/01b_annotations.ipynb #3a6b3959
 def write_coco(
     annotations, # `Annotations`
     file,        # json to write
@@ -1567,7 +1567,7 @@ def write_coco(
     text = json.dumps(data, default=_plain)
     return replace_file(file, lambda part: part.write_text(text, encoding='utf-8'))
 
-# %% ../nbs/01b_annotations.ipynb #7eca76ff
+# %% ../nbs/01b_annotations.ipynb #0f1e3464
 def _plain(o):
     "Numbers of NumPy as Python's"
     if hasattr(o, 'item'): return o.item()
@@ -1587,7 +1587,7 @@ def _coco_ann(id_, image_id, photo, ann, cats):
     if ann.score is not None: res['score'] = ann.score
     return res
 
-# %% ../nbs/01b_annotations.ipynb #ca117593
+# %% ../nbs/01b_annotations.ipynb #a3c223aa
 _XML_SIGNS = str.maketrans({o: f'&#{ord(o)};' for o in '&<>"\r\n\t'})
 _NOT_XML = re.compile('[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]')
 
@@ -1618,7 +1618,7 @@ def _cvat_shape(photo, ann):
 
 _CVAT_SIDES = ('xtl', 'ytl', 'xbr', 'ybr')
 
-# %% ../nbs/01b_annotations.ipynb #468aacaa
+# %% ../nbs/01b_annotations.ipynb #46c3797a
 def write_cvat(
     annotations, # `Annotations`
     file,        # XML file to write

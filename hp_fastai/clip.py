@@ -35,7 +35,8 @@ def _draw_edge(ax, box, color, ls='-'):
 def _write_in(ax, box, text, color):
     "`text` in the upper left corner of `box`"
     at = max(box[0], 0)+5, max(box[1], 0)+6
-    ax.text(*at, text, va='top', fontsize=9, color='w', bbox=dict(facecolor=color, lw=0, pad=1.5))
+    back = dict(facecolor=color, lw=0, pad=1.5)
+    ax.text(*at, text, va='top', fontsize=9, color='w', bbox=back)
 
 def plot_boxes(
     img,          # photo
@@ -61,7 +62,7 @@ def crop_bounds(
     box,       # (left, top, right, bottom), pixels, or text of them
     size,      # (width, height) of the photo
     buffer=100 # pixels of context on each side; 100 as in Housing Passports v2
-)->tuple: # (left, top, right, bottom), whole pixels inside the photo; right and bottom are not included
+)->tuple: # (left, top, right, bottom), whole pixels; right and bottom are not included
     "Whole pixels of `box` with `buffer` around it, clamped to a photo of `size`"
     box,(w,h) = parse_box(box),size
     l,t,r,b = box
@@ -77,7 +78,7 @@ def crop_box(
     img,       # photo, PIL
     box,       # (left, top, right, bottom), pixels, or text of them
     buffer=100,# pixels of context on each side
-    size=None  # pixels of a side to squash the crop to, with antialiasing; None: it keeps its shape
+    size=None  # pixels of a side to squash the crop to; None: it keeps its shape
 )->Image.Image: # the crop
     "Cut `box` and `buffer` pixels around it out of `img`"
     crop = img.crop(crop_bounds(box, img.size, buffer))
@@ -87,13 +88,13 @@ def crop_box(
 def crop_names(
     name, # of the photo, below its folder
 ): # yields names without end
-    "`a/b.jpg`, `a/b_1.jpg`, `a/b_2.jpg`, ...; a first crop of `b.png` is `b.jpg`, since crops are JPEG files"
+    "`a/b.jpg`, `a/b_1.jpg`, `a/b_2.jpg`, ...; crops are JPEG files"
     stem,suffix = posixpath.splitext(name)
     first = name if suffix.lower() in ('.jpg', '.jpeg') else f'{stem}.jpg'
     return chain([first], (f'{stem}_{i}.jpg' for i in count(1)))
 
 class CropNames:
-    "Names for the crops of many photos: none twice, and none that would be another photo's first"
+    "Names for crops: none twice, and none that would be another photo's first"
     def __init__(self,
         photos,  # names of all photos that have boxes
         taken=() # names that nobody may take
@@ -132,9 +133,9 @@ def _no_good(photo, reason, value):
 def place_photo(
     file,            # path of the photo
     photo=None,      # its `PhotoBoxes`; None: one box, the whole photo
-    frame=None,      # of boxes on photos that EXIF turns: 'stored', 'upright'; None: as the sizes tell
+    frame=None,      # of boxes where EXIF turns the photo: 'stored', 'upright'; None: by size
     max_pixels=None, # of a photo; None: Pillow's limit
-    bands=None,      # numbers, from 1, of the bands that are red, green and blue; None: the first three
+    bands=None,      # which are red, green and blue, from 1; None: the first three
 )->PlacedPhoto: # the photo with its boxes
     "Open the photo and bring its boxes to its own pixels; what is wrong is told, not raised"
     try: shot = read_photo(file, max_pixels, bands)
@@ -170,7 +171,8 @@ class _Cutter:
     def _save(self, img, box, crop):
         "Cut one box"
         cut = crop_box(img, box, self.buffer, self.size)
-        replace_file(self.out_dir/crop, partial(cut.save, format='JPEG', quality=self.quality), sync=False)
+        save = partial(cut.save, format='JPEG', quality=self.quality)
+        replace_file(self.out_dir/crop, save, sync=False)
 
 def _file_bytes(path):
     "How long a file is; -1 if there is none"
@@ -182,18 +184,20 @@ def _file_bytes(path):
 def __call__(self:_Cutter, task):
     "Cut one photo; what comes back goes to the journal, unless the photo was no good"
     if not task.photo.boxes: return {}
-    shot = place_photo(self.img_dir/task.photo.path, task.photo, self.frame, self.max_pixels, self.bands)
+    how = self.frame,self.max_pixels,self.bands
+    shot = place_photo(self.img_dir/task.photo.path, task.photo, *how)
     named = list(zip(shot.kept, task.crops))
     todo = [(i,crop) for i,crop in named if not self._is_there(crop, task.old)]
     for i,crop in todo: self._save(shot.img, shot.boxes[i], crop)
-    res = dict(boxes=shot.boxes, found=shot.found, notes=shot.notes, n_new=len(todo), good=shot.img is not None)
+    res = dict(boxes=shot.boxes, found=shot.found, notes=shot.notes)
+    res.update(n_new=len(todo), good=shot.img is not None)
     return dict(res, crops={crop: _file_bytes(self.out_dir/crop) for _,crop in named})
 
 # %% ../nbs/02_clip.ipynb #29af5cfb
 _KEYS = {'photo', 'job', 'boxes', 'found', 'notes', 'crops'}  # of a line of the journal
 
 def _entries(path):
-    "Name of the photo -> its last entry in the journal `path`; a line that the end of its run cut short is left out"
+    "Name of the photo -> its last entry in the journal `path`; a line that was cut short is left out"
     res = {}
     for line in path.open(encoding='utf-8') if path.exists() else ():
         try: entry = json.loads(line)
@@ -227,7 +231,8 @@ def taken(
 ): # yields file names
     "Crops in `out_dir` that belong to other sides"
     for path in self.out_dir.glob('.clip_*/journal.jsonl'):
-        if path!=self.path: yield from chain.from_iterable(o['crops'] for o in _entries(path).values())
+        if path==self.path: continue
+        for o in _entries(path).values(): yield from o['crops']
     for path in self.out_dir.glob(_table_name('*')):
         if path!=self.table: yield from read_table(path).get('image_name_clip', ())
 
@@ -239,7 +244,7 @@ def valid(
     "Entries of earlier runs that still hold; all others are struck out before a crop is touched"
     old,jobs = _entries(self.path),{o.photo.name: o.job for o in tasks}
     res = {k: o for k,o in old.items() if jobs.get(k)==o['job']}
-    if not old or len(res)<len(old): self.table.unlink(missing_ok=True)  # its crops are about to change
+    if not old or len(res)<len(old): self.table.unlink(missing_ok=True)  # it is out of date
     self.write(res.values())
     return res
 
@@ -254,9 +259,10 @@ def complete(
 # %% ../nbs/02_clip.ipynb #65762252
 def _fingerprint(photo, crops, stamp, how):
     "All that the crops of `photo` depend on, as 16 characters"
-    of_boxes = photo.boxes,photo.declared,photo.units,sorted(photo.frames.items()),photo.upright
+    of_photo = photo.path,stamp,photo.declared,photo.units,photo.upright
+    of_boxes = photo.boxes,sorted(photo.frames.items())
     of_cut = how.buffer,how.quality,how.size,how.frame,how.bands
-    text = repr((photo.path, stamp, of_boxes, of_cut, crops))
+    text = repr((of_photo, of_boxes, of_cut, crops))
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 def _tasks(photos, taken, how):
@@ -278,8 +284,10 @@ def _cut_all(tasks, valid, journal, cut, n_workers, bar):
     fresh = in_processes(cut, jobs, n_processes(n_workers, len(todo)))
     with closing(fresh), journal.path.open('a', encoding='utf-8') as f:
         for task in tasks:
-            res = done.get(task.photo.name) or dict(next(fresh), photo=task.photo.name, job=task.job)
-            if res.pop('good', False): f.write(json.dumps(dict(res, n_new=0))+'\n'); f.flush()
+            name = task.photo.name
+            res = done.get(name) or dict(next(fresh), photo=name, job=task.job)
+            if res.pop('good', False):
+                f.write(json.dumps(dict(res, n_new=0))+'\n'); f.flush()
             bar.update()
             yield task,res
 
@@ -287,7 +295,8 @@ def _cut_all(tasks, valid, journal, cut, n_workers, bar):
 def _rows(task, res, find_labels, problems):
     "Rows of the table for one photo; what is wrong goes to `problems`"
     photo = task.photo
-    for reason,value in res.get('notes', ()): problems.add(reason, value, photo.name, at=(photo.at,-1))
+    for reason,value in res.get('notes', ()):
+        problems.add(reason, value, photo.name, at=(photo.at,-1))
     usual,crops = crop_names(photo.path),iter(res.get('crops', ()))
     for ann,box,found in zip(photo.anns, res.get('boxes', ()), res.get('found', ())):
         add = partial(problems.add, photo=photo.name, ann=ann, at=(photo.at,ann.at))
@@ -303,12 +312,13 @@ def _rows(task, res, find_labels, problems):
 @dataclass
 class ClipResult:
     "What `clip_coco` made: the `table`, the `report` of all that was wrong, and the counts"
-    table: pd.DataFrame  # one row per crop, as in cumulative_annos_SIDE.csv; `attrs['buffer']` is their context
+    table: pd.DataFrame  # one row per crop; `attrs['buffer']` is their context in pixels
     report: pd.DataFrame # one row per finding: photo, ann_id, reason, value, dropped
     side: str            # 'left' or 'right'
     n_photos: int        # photos in the file
     n_boxes: int         # boxes in the file
     n_new: int           # crops cut by this run; the others were there already
+    doubt: Path = None   # picture of the first photo whose boxes nobody knows how to place
 
     @property
     def written(self):
@@ -324,9 +334,12 @@ class ClipResult:
         return self.report.groupby('reason', sort=False).dropped.agg(rows='size', dropped='sum')
     def __repr__(self):
         read = f"{self.n_photos:,} photos and {self.n_boxes:,} boxes read"
-        return f"{self.side}: {read}; {self.written:,} crops ({self.n_new:,} new), {self.dropped:,} boxes dropped"
+        look = f"; look at {self.doubt.name}, and say `frame`" if self.doubt else ''
+        cut = f"{self.written:,} crops ({self.n_new:,} new), {self.dropped:,} boxes dropped"
+        return f"{self.side}: {read}; {cut}{look}"
     def _repr_html_(self):
-        return f'<p>{self}</p>' + (self.reasons.reset_index().to_html(index=False) if len(self.report) else '')
+        table = self.reasons.reset_index().to_html(index=False) if len(self.report) else ''
+        return f'<p>{self}</p>{table}'
 
 # %% ../nbs/02_clip.ipynb #e071d00f
 _COLUMNS = ['img_id', 'file_name', 'box', 'image_name_clip', 'ann_id']
@@ -337,7 +350,7 @@ def _check_folders(img_dir, side, out_dir):
     if img_dir.resolve()==out_dir.resolve():
         raise ValueError(f"out_dir is the photo folder {img_dir}: the crops would replace the photos")
     if not side or set(side) & set('/\\*?'):
-        raise ValueError(f"side {side!r}: expected a plain word such as 'left', it becomes part of a file name")
+        raise ValueError(f"side {side!r}: expected a plain word such as 'left', part of a file name")
 
 def check_reading(
     buffer,    # pixels of context on each side of a box
@@ -346,7 +359,8 @@ def check_reading(
     "Complain about a context or a frame that cannot be meant"
     if not 0<=buffer<math.inf or buffer!=int(buffer):
         raise ValueError(f"buffer {buffer!r}: expected whole pixels, 0 or more")
-    if frame not in (None, *FRAMES): raise ValueError(f"frame {frame!r}: expected {' or '.join(map(repr, FRAMES))}")
+    if frame not in (None, *FRAMES):
+        raise ValueError(f"frame {frame!r}: expected {' or '.join(map(repr, FRAMES))}")
 
 def _check_numbers(quality, size):
     "Complain about numbers that cannot be meant"
@@ -357,42 +371,43 @@ def _check_numbers(quality, size):
 def _check_labels(labels, schema):
     "Complain about columns that the table cannot have"
     clash = [o for o in labels if o in _COLUMNS]
-    if clash or not labels:
-        raise ValueError(f"labels: {clash or 'none given'}; expected other names than {', '.join(_COLUMNS)}")
+    others = ', '.join(_COLUMNS)
+    if clash or not labels: raise ValueError(f"labels: {clash or 'none given'}; expected other names than {others}")
     lost = [o for o in labels if schema and o not in schema.names]
     if lost: raise ValueError(f"labels: {lost} not in the schema, which has {', '.join(schema.names)}")
 
 # %% ../nbs/02_clip.ipynb #995f702f
 def _check_sources(annotations, labels):
-    "Complain if the file has none of the attributes that labels are to come from, and say what it has"
+    "Complain if the file has none of the attributes that are asked for, and say what it has"
     asked,has = list(labels.values()),annotations.attributes
     if CATEGORY in asked or not annotations.n_boxes or any(o in has for o in asked): return
     attrs = ', '.join(list(has)[:8]) or 'none'
     cats = ', '.join(sorted(filter(None, annotations.categories))[:8]) or 'none'
-    raise ValueError(f"{annotations.name}: no box has an attribute {asked[0]!r}. Its attributes: {attrs}; its categories: {cats}. "
+    raise ValueError(f"{annotations.name}: no box has an attribute {asked[0]!r}. "
+                     f"Its attributes: {attrs}; its categories: {cats}. "
                      "`labels=dict(roof='attribute')` (--attributes roof=attribute) takes an attribute, "
                      "`labels=dict(use=CATEGORY)` (--category use) the category")
 
 # %% ../nbs/02_clip.ipynb #fe463340
 def clip_coco(
     img_dir,                # folder that the file names of the annotations start from
-    ann_json,               # COCO json, or what else `read_annotations` reads: CVAT, Label Studio, VOC, table...
-    side,                   # 'left' or 'right': which camera; becomes part of the tables' names
-    out_dir,                # folder for crops, `cumulative_annos_SIDE.csv` and `clip_report_SIDE.csv`
-    buffer=100,             # pixels of context on each side of a box; 100 as in Housing Passports v2
+    ann_json,               # what `read_annotations` reads: COCO, CVAT, Label Studio, table...
+    side,                   # 'left' or 'right', of the camera; part of the tables' names
+    out_dir,                # for crops, `cumulative_annos_SIDE.csv`, `clip_report_SIDE.csv`
+    buffer=100,             # pixels of context on each side; 100 as in Housing Passports v2
     labels=HPV2_ATTRIBUTES, # column -> attribute of the annotation, or `CATEGORY`
-    schema=None,            # `Schema` of the labels; None: the housing passports' for their attributes, else no check
+    schema=None,            # of the labels; None: the housing passports', for their attributes
     quality=95,             # of the JPEG files, 1 to 100; 95 as in Housing Passports v2
-    size=None,              # pixels of a side that every crop is squashed to; None: crops keep their shape
+    size=None,              # pixels of a side to squash crops to; None: they keep their shape
     n_workers=None,         # processes; None: one per core; 0: no extra process
     progress=True,          # show a progress bar
-    frame=None,             # of boxes on photos that EXIF turns: 'stored', 'upright'; None: as the sizes tell
-    units=None,             # of the boxes: 'pixels', or 'share' of the photo (0-1); None: pixels
+    frame=None,             # 'stored' or 'upright', see `place_photo`; None: by size
+    units=None,             # 'pixels', or 'share' of the photo (0-1); None: pixels
     max_pixels=None,        # of a photo; None: Pillow's limit
-    bands=None,             # numbers, from 1, of the bands that are red, green and blue; None: the first three
-    restart=False,          # cut everything anew? False: crops of an earlier run with the same settings are kept
+    bands=None,             # which are red, green and blue, from 1; None: the first three
+    restart=False,          # cut everything anew? False: keep what an earlier run has left
 )->ClipResult: # table, report and counts
-    "Cut every annotated box out of its photo; crops of an earlier run stay where photo, box and settings are the same"
+    "Cut every annotated box out of its photo; crops of an earlier run stay where nothing has changed"
     img_dir,out_dir = Path(img_dir),Path(out_dir)
     if schema is None and labels==HPV2_ATTRIBUTES: schema = Schema.housing_passports()
     _check_folders(img_dir, side, out_dir)
@@ -402,7 +417,8 @@ def clip_coco(
     how = _Cutter(img_dir, out_dir, int(buffer), quality, size, frame, max_pixels, bands)
     annotations = read_annotations(ann_json, units=units)
     _check_sources(annotations, labels)
-    return _clip(annotations, _Journal(out_dir, side, restart), how, Labels(labels, schema), n_workers, progress)
+    journal,find_labels = _Journal(out_dir, side, restart),Labels(labels, schema)
+    return _clip(annotations, journal, how, find_labels, n_workers, progress)
 
 # %% ../nbs/02_clip.ipynb #c4fd4052
 def _clip(annotations, journal, how, find_labels, n_workers, progress):
@@ -412,19 +428,32 @@ def _clip(annotations, journal, how, find_labels, n_workers, progress):
     list(find_photos(photos, finder, problems))
     tasks = list(_tasks(photos, journal.taken(), how))
     valid = journal.valid(tasks)
-    with tqdm(total=len(tasks), desc=f'clip {journal.side}', unit=' photos', disable=not progress) as bar:
+    named = dict(desc=f'clip {journal.side}', unit=' photos')
+    with tqdm(total=len(tasks), disable=not progress, **named) as bar:
         for task,res in _cut_all(tasks, valid, journal, how, n_workers, bar):
             n_new += res.get('n_new', 0)
             rows += _rows(task, res, find_labels, problems)
     table = table_of(rows, _COLUMNS+list(find_labels.sources))
     table.attrs['buffer'] = how.buffer
-    res = ClipResult(table, problems.table(), journal.side, annotations.n_photos, annotations.n_boxes, n_new)
+    counts = annotations.n_photos,annotations.n_boxes,n_new
+    res = ClipResult(table, problems.table(), journal.side, *counts)
+    res.doubt = _draw_doubt(res, annotations, how)
     _write_result(res, journal, how.buffer)
     return res
 
+# %% ../nbs/02_clip.ipynb #d0ub7a11
+def _draw_doubt(res, annotations, how):
+    "Draw the first photo whose boxes nobody knows how to place; the file, None if there is none"
+    file = how.out_dir/f'clip_frames_{res.side}.png'
+    doubtful = res.report.reason.isin(FRAME_DOUBTS).any()
+    fig = plot_frames(annotations, how.img_dir, how.frame) if doubtful else None
+    if fig is None: file.unlink(missing_ok=True); return None
+    return replace_file(file, partial(fig.savefig, format='png', dpi=100))
+
 def _write_result(res, journal, buffer):
     "Report, context, and last the table, which says that all is done"
-    replace_file(journal.out_dir/f'clip_report_{res.side}.csv', partial(res.report.to_csv, index=False))
+    report = journal.out_dir/f'clip_report_{res.side}.csv'
+    replace_file(report, partial(res.report.to_csv, index=False))
     if read_context(journal.table)!=buffer: journal.table.unlink(missing_ok=True)
     write_context(journal.table, buffer)
     replace_file(journal.table, res.table.to_csv)
@@ -439,7 +468,7 @@ def _caption(row, props):
 def plot_crops(
     df,           # table with the crops' paths and their labels
     img_dir,      # folder that the paths start from
-    props=None,   # columns to show above each crop; None: those of the housing passports that the table has
+    props=None,   # columns to show above each crop; None: the housing passports' that are there
     n=9,          # how many crops, from the top of the table
     ncols=3,      # crops in a row
     size=2.6      # inches of a crop
@@ -449,7 +478,8 @@ def plot_crops(
     if props is None: props = [o for o in HPV2_ATTRIBUTES if o in df]
     df,side = df.head(n),size*1.25
     nrows = math.ceil(len(df)/ncols)
-    fig,axs = plt.subplots(nrows, ncols, figsize=(ncols*side, nrows*side), squeeze=False, layout='constrained')
+    figsize = ncols*side,nrows*side
+    fig,axs = plt.subplots(nrows, ncols, figsize=figsize, squeeze=False, layout='constrained')
     for ax in axs.flat: ax.axis('off')
     for ax,(_,row) in zip(axs.flat, df.iterrows()):
         ax.imshow(upright(Path(img_dir)/row[col]))
@@ -460,11 +490,12 @@ def plot_crops(
 # %% ../nbs/02_clip.ipynb #c22014e8
 def _side_table(table, i):
     "Table `i` of `merge_sides`, read if it is a path, and its name for messages"
-    df,name = (table,f'table {i}') if isinstance(table, pd.DataFrame) else (read_table(table),str(table))
+    is_table = isinstance(table, pd.DataFrame)
+    df,name = (table, f'table {i}') if is_table else (read_table(table), str(table))
     lost = [c for c in ('file_name', 'image_name_clip') if c not in df]
     if lost:
         has = ', '.join(map(str, df.columns))
-        raise KeyError(f"{name}: no column {', '.join(lost)}; it has {has}. A table as `clip_coco` writes it was expected")
+        raise KeyError(f"{name}: no column {', '.join(lost)}, as a table of `clip_coco` has; it has {has}")
     return df.drop(columns=[c for c in df.columns[:1] if str(c).startswith('Unnamed')]), name
 
 def _same_columns(dfs, names):
@@ -475,24 +506,28 @@ def _same_columns(dfs, names):
         if lost: raise KeyError(f"{name}: no column {', '.join(lost)}, which another table has")
 
 def _same_context(dfs, names):
-    "Pixels of context that all crops were cut with, None if no table tells; complain if they differ"
+    "Context that all crops were cut with, None if no table tells; complain if they differ"
     found = [df.attrs.get('buffer') for df in dfs]
     if len(set(found))==1: return found[0]
-    each = ', '.join(f"{name}: {'not known' if o is None else f'{o} px'}" for name,o in zip(names, found))
-    raise ValueError(f"buffer: the sides have crops of different context ({each}); clip them with one `buffer`")
+    texts = ['not known' if o is None else f'{o} px' for o in found]
+    each = ', '.join(f'{name}: {text}' for name,text in zip(names, texts))
+    raise ValueError(f"buffer: the sides have different context ({each}); clip them with one `buffer`")
 
 def merge_sides(
     tables,   # CSV paths or DataFrames, as `clip_coco` gives them, one per side
     weights=1 # weight of every crop
-)->pd.DataFrame: # rows of all sides; file_name: the crop, file_name_original: its photo; `attrs['buffer']`: the context
-    "Put the tables of all sides together; they must have the same columns and the same context"
+)->pd.DataFrame: # rows of all sides; file_name is the crop, file_name_original its photo
+    "Put the tables of all sides together, if they have the same columns and context (`attrs['buffer']`)"
     if isinstance(tables, (str, Path, pd.DataFrame)): tables = [tables]
     dfs,names = zip(*[_side_table(o, i) for i,o in enumerate(tables)])
     _same_columns(dfs, names)
     buffer = _same_context(dfs, names)
     df = pd.concat(dfs, ignore_index=True)
     twice = df.image_name_clip[df.image_name_clip.duplicated()].tolist()
-    if twice: raise ValueError(f"{len(twice)} crops are in the tables more than once: {', '.join(map(str, twice[:5]))}")
-    df = df.rename(columns=dict(file_name='file_name_original', image_name_clip='file_name')).assign(weights=weights)
+    if twice:
+        first = ', '.join(map(str, twice[:5]))
+        raise ValueError(f"{len(twice)} crops are in the tables more than once: {first}")
+    columns = dict(file_name='file_name_original', image_name_clip='file_name')
+    df = df.rename(columns=columns).assign(weights=weights)
     if buffer is not None: df.attrs['buffer'] = buffer
     return df

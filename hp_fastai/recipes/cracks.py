@@ -6,8 +6,8 @@ Docs: https://hp-fastai.github.io/hp_fastai/recipes/cracks.html.md"""
 
 # %% auto #0
 __all__ = ['CRACK_VARIANTS', 'PUBLISHED_CRACKS', 'CrackVariant', 'crack_augments', 'crack_dls', 'crack_learner', 'fit_early',
-           'plot_gap', 'crack_report', 'choose_threshold', 'plot_threshold', 'run_variant', 'compare_variants',
-           'variant_study']
+           'plot_gap', 'crack_report', 'choose_threshold', 'plot_threshold', 'check_crack_parts', 'run_variant',
+           'compare_variants', 'study_settings', 'check_study', 'note_study', 'variant_study']
 
 # %% ../../nbs/recipes/cracks.ipynb #f1a23f8c
 import hashlib,io,json
@@ -24,15 +24,14 @@ from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
 from fastai.optimizer import Adam
 from fastai.vision.augment import Brightness, aug_transforms
 from ..schema import *
+from ..files import *
 from ..data import *
 from ..loss import *
 from ..metrics import *
 from ..learner import *
 from ..interpret import *
 from ..bundle import *
-from ..bundle import _replace_file
 from .proposals import *
-from .proposals import _check_photos
 
 # %% ../../nbs/recipes/cracks.ipynb #7be9931a
 @dataclass(frozen=True)
@@ -40,9 +39,9 @@ class CrackVariant:
     "One way to train the crack classifier"
     name: str
     thresh: float = .5           # least IoU of a crack
-    weights: tuple = None        # how often a crop is drawn: (without crack, with crack); None: each once an epoch
+    weights: tuple = None        # how often a crop is drawn: (without, with crack); None: once
     replacement: bool = True     # may a crop be drawn twice in an epoch? Only with `weights`
-    kind: str = 'cross_entropy'  # of `LOSS_KINDS`: for one logit binary cross-entropy, or the sigmoid focal loss
+    kind: str = 'cross_entropy'  # of `LOSS_KINDS`: binary cross-entropy, or the sigmoid focal loss
     alpha: float = .25           # sigmoid focal loss: weight of the cracks; below 0: none
     gamma: float = 2.            # sigmoid focal loss: how much the easy ones are quietened
 
@@ -54,7 +53,13 @@ CRACK_VARIANTS = (
     CrackVariant('focal', .35, (1,2), kind='sigmoid_focal'),
     CrackVariant('focal_no_alpha', .35, (1,2), kind='sigmoid_focal', alpha=-1.))
 
-PUBLISHED_CRACKS = dict(plain=(.67,.65), weighted=(.58,.76), iou35_weighted=(.70,.78), no_replacement=(.73,.75), focal=(.83,.28), focal_no_alpha=(.73,.77))  # precision and recall of `crack`
+PUBLISHED_CRACKS = dict(  # precision and recall of `crack`
+    plain=(.67,.65),
+    weighted=(.58,.76),
+    iou35_weighted=(.70,.78),
+    no_replacement=(.73,.75),
+    focal=(.83,.28),
+    focal_no_alpha=(.73,.77))
 
 # %% ../../nbs/recipes/cracks.ipynb #9a63884f
 def crack_augments(
@@ -64,7 +69,8 @@ def crack_augments(
 )->list: # fastai batch transforms, of training batches only
     "Brightness, flips and rotation"
     light = [Brightness(brightness, p=1.)] if brightness else None
-    return [TrainOnly(aug_transforms(do_flip=do_flip, flip_vert=do_flip, max_rotate=max_rotate, max_zoom=1., max_warp=0., p_affine=1., max_lighting=0., xtra_tfms=light))]
+    turn = dict(do_flip=do_flip, flip_vert=do_flip, max_rotate=max_rotate, p_affine=1.)
+    return [TrainOnly(aug_transforms(**turn, max_zoom=1., max_warp=0., max_lighting=0., xtra_tfms=light))]
 
 def crack_dls(
     df,           # crops with `split`, from `crack_table`
@@ -77,8 +83,10 @@ def crack_dls(
 )->PropertyDataLoaders: # one property, `crack`
     "Loaders of the crops `df`, drawn as `variant` says"
     weights = df.crack.map(dict(zip(('none', 'crack'), variant.weights or (1,1))))
-    return PropertyDataLoaders.from_df(df.assign(weights=weights), CRACK_SCHEMA, path, size, bs, batch_tfms=crack_augments() if augment is None else augment,
-                                       sampler='weights' if variant.weights else None, replacement=variant.replacement, **kwargs)
+    augment = crack_augments() if augment is None else augment
+    how = dict(sampler='weights' if variant.weights else None, replacement=variant.replacement)
+    return PropertyDataLoaders.from_df(df.assign(weights=weights), CRACK_SCHEMA, path, size, bs,
+                                       batch_tfms=augment, **how, **kwargs)
 
 # %% ../../nbs/recipes/cracks.ipynb #4f4cb6bf
 def crack_learner(
@@ -90,8 +98,10 @@ def crack_learner(
 )->PropertyLearner: # nothing frozen
     "A learner that says crack or not, with the loss of `variant`"
     loss = PropertyLoss(CRACK_SCHEMA, kind=variant.kind, alpha=variant.alpha, gamma=variant.gamma)
-    kwargs = dict(drop_rate=0., drop_path_rate=0., opt_func=partial(Adam, sqr_mom=.999, eps=1e-8), wd=0.) | kwargs
-    learn = property_learner(dls, arch, loss_func=loss, metrics=property_metrics(CRACK_SCHEMA, 'accuracy', joint=False), lr=lr, **kwargs)
+    opt_func = partial(Adam, sqr_mom=.999, eps=1e-8)
+    kwargs = dict(drop_rate=0., drop_path_rate=0., opt_func=opt_func, wd=0.) | kwargs
+    metrics = property_metrics(CRACK_SCHEMA, 'accuracy', joint=False)
+    learn = property_learner(dls, arch, loss_func=loss, metrics=metrics, lr=lr, **kwargs)
     learn.unfreeze()
     learn.recorder.train_metrics = True
     return learn
@@ -100,14 +110,15 @@ def crack_learner(
 def fit_early(
     learn,         # from `crack_learner`; the best weights lie in its `path/models`
     epochs=30,     # at most
-    patience=3,    # epochs without a lower validation loss, after which it stops (original: 3)
+    patience=3,    # epochs without a lower validation loss, then it stops (original: 3)
     progress=True, # show epochs and bars
 )->PropertyLearner: # the same learner, with the weights of its best epoch
     "Train `learn` until its validation loss falls no more"
     cbs = [SaveModelCallback(fname='best'), EarlyStoppingCallback(patience=patience)]
     Path(learn.path).mkdir(parents=True, exist_ok=True)
     with ExitStack() as quiet:
-        if not progress: [quiet.enter_context(o) for o in (learn.no_bar(), learn.no_logging(), redirect_stdout(io.StringIO()))]
+        silent = (learn.no_bar(), learn.no_logging(), redirect_stdout(io.StringIO()))
+        for o in () if progress else silent: quiet.enter_context(o)
         learn.fit(epochs, cbs=cbs)
     return learn
 
@@ -115,8 +126,11 @@ def fit_early(
 def _curves(ax, history, name, sign):
     "Training and validation curve of `name`, red between them where validation is worse"
     train,valid = history[f'train_{name}'],history[f'valid_{name}']
-    ax.plot(history.epoch, train, label='training'); ax.plot(history.epoch, valid, label='validation')
-    ax.fill_between(history.epoch, train, valid, where=sign*(valid-train)>0, interpolate=True, color='tab:red', alpha=.2, lw=0, label='overfitting gap')
+    ax.plot(history.epoch, train, label='training')
+    ax.plot(history.epoch, valid, label='validation')
+    red = dict(color='tab:red', alpha=.2, lw=0, label='overfitting gap')
+    is_worse = sign*(valid-train)>0
+    ax.fill_between(history.epoch, train, valid, where=is_worse, interpolate=True, **red)
 
 def plot_gap(
     history,       # `learn.history.table` of a `crack_learner`
@@ -125,14 +139,18 @@ def plot_gap(
 )->plt.Figure: # loss and accuracy
     "Curves of loss and accuracy with the overfitting gap marked, and the best epoch"
     lost = [c for c in ('train_loss', f'train_{prop}_accuracy') if c not in history]
-    if lost: raise KeyError(f"history: no column {', '.join(lost)}; a learner with `recorder.train_metrics` logs it. It has {list(history.columns)}")
+    if lost:
+        raise KeyError(f"history: no column {', '.join(lost)}; a learner with `recorder.train_metrics` "
+                       f"logs it. It has {list(history.columns)}")
     best = history.valid_loss.idxmin()
     fig,axs = plt.subplots(1, 2, figsize=figsize, layout='constrained')
     for ax,name,sign in zip(axs, ('loss', f'{prop}_accuracy'), (1,-1)):
         _curves(ax, history, name, sign)
         gap = sign*(history[f'valid_{name}']-history[f'train_{name}'])[best]
         ax.axvline(history.epoch[best], color='0.4', ls=':')
-        ax.set(title=f"{name.removeprefix(f'{prop}_')}: gap {gap:+.2f} at the best epoch", xlabel='epoch'); ax.spines[['top','right']].set_visible(False)
+        short = name.removeprefix(f'{prop}_')
+        ax.set(title=f"{short}: gap {gap:+.2f} at the best epoch", xlabel='epoch')
+        ax.spines[['top','right']].set_visible(False)
         ax.xaxis.get_major_locator().set_params(integer=True)
     axs[0].legend(fontsize=8); axs[1].set_ylim(top=1)
     plt.close(fig)
@@ -142,29 +160,34 @@ def plot_gap(
 def crack_report(
     interp,    # `PropertyInterpretation` of a crack learner
     thresh=.5, # probability above which the answer is crack
-)->pd.DataFrame: # rows none, crack, accuracy, macro avg, weighted avg; precision, recall, f1-score, support
+)->pd.DataFrame: # rows none, crack, accuracy, macro avg, weighted avg; scikit-learn's columns
     "Classification report of the answers `crack` and `none`"
     view = interp['crack']
     said,true = view.preds[:,0].numpy()>thresh,view.targs[:,0].numpy()
-    res = skm.classification_report(true, said, labels=[False, True], target_names=['none', 'crack'], output_dict=True, zero_division=np.nan)
+    names = ['none', 'crack']
+    res = skm.classification_report(true, said, labels=[False, True], target_names=names,
+                                    output_dict=True, zero_division=np.nan)
     res['accuracy'] = {'f1-score': (said==true).mean(), 'support': len(true)}
-    return pd.DataFrame(res).T.reindex(['none', 'crack', 'accuracy', 'macro avg', 'weighted avg'])
+    return pd.DataFrame(res).T.reindex([*names, 'accuracy', 'macro avg', 'weighted avg'])
 
 # %% ../../nbs/recipes/cracks.ipynb #d11b2605
 def choose_threshold(
     interp,        # `PropertyInterpretation` of the validation part
     min_recall=.9, # share of the cracks that must be found, 0-1
-)->tuple: # threshold, above which the answer is crack; table of threshold, precision, recall, f1 and said (share of the crops)
+)->tuple: # threshold; table of threshold, precision, recall, f1 and said (share of the crops)
     "The threshold that finds `min_recall` of the cracks with the best precision"
     view = interp['crack']
     probs,true = view.preds[:,0].double().numpy(),view.targs[:,0].numpy()
-    if not 0<min_recall<=1: raise ValueError(f"min_recall {min_recall}: expected a share above 0, at most 1")
+    if not 0<min_recall<=1:
+        raise ValueError(f"min_recall {min_recall}: expected a share above 0, at most 1")
     if not true.any(): raise ValueError("no crack in this part: no threshold can be chosen on it")
     precision,recall,at = skm.precision_recall_curve(true, probs)
     precision,recall = precision[:-1],recall[:-1]
-    below = (at+np.concatenate([[min(0, at[0])], at[:-1]]))/2             # scikit-learn says yes at `at` and above, we say it above `below`
-    table = pd.DataFrame(dict(threshold=below, precision=precision, recall=recall, f1=2*precision*recall/np.maximum(precision+recall, 1e-12),
-                              said=[(probs>t).mean() for t in below]))
+    before = np.concatenate([[min(0, at[0])], at[:-1]])
+    below = (at+before)/2                  # scikit-learn says yes from `at` on, we above `below`
+    f1 = 2*precision*recall/np.maximum(precision+recall, 1e-12)
+    said = [(probs>t).mean() for t in below]
+    table = pd.DataFrame(dict(threshold=below, precision=precision, recall=recall, f1=f1, said=said))
     best = table[table.recall>=min_recall].sort_values(['precision', 'threshold']).iloc[-1]
     return float(best.threshold),table
 
@@ -179,32 +202,46 @@ def plot_threshold(
     for c in ('precision', 'recall'): ax.step(table.threshold, table[c], where='post', label=c)
     row = table.iloc[(table.threshold-thresh).abs().argmin()]
     ax.axvline(thresh, color='0.4', ls=':')
-    ax.set(xlabel='threshold', ylim=(0,1.03), title=f'{thresh:.2f}: recall {row.recall:.2f}, precision {row.precision:.2f}'); ax.legend(fontsize=8)
+    title = f'{thresh:.2f}: recall {row.recall:.2f}, precision {row.precision:.2f}'
+    ax.set(xlabel='threshold', ylim=(0,1.03), title=title)
+    ax.legend(fontsize=8)
     ax.spines[['top','right']].set_visible(False)
     plt.close(fig)
     return fig
 
 # %% ../../nbs/recipes/cracks.ipynb #066d054f
-def _check_parts(df, parts=('train', 'valid', 'test')):
+def _count_crops(df):
+    "How many crops of how many photos"
+    n_photos = df.file_name_original.nunique() if 'file_name_original' in df else None
+    return f"{len(df)} crops"+(f" of {n_photos} photos" if n_photos is not None else '')
+
+def check_crack_parts(
+    df,                              # crops with `split` and `crack`
+    parts=('train', 'valid', 'test') # that are used
+):
     "Raise `ValueError` that names those of `parts` that have no crop with a crack"
     crops = {p: df[df.split==p] for p in dict.fromkeys(parts)}
-    n = lambda o: f"{len(o)} crops"+(f" of {o.file_name_original.nunique()} photos" if 'file_name_original' in o else '')
-    lost = [f"{p} ({n(o)})" for p,o in crops.items() if not (o.crack=='crack').any()]
-    if lost: raise ValueError(f"no crop with a crack in {', '.join(lost)}. Each part needs one: more photos with cracks, another seed of the split, or a lower IoU")
+    lost = [f"{p} ({_count_crops(o)})" for p,o in crops.items() if not (o.crack=='crack').any()]
+    if not lost: return
+    raise ValueError(f"no crop with a crack in {', '.join(lost)}. Each part needs one: more photos with "
+                     "cracks, another seed of the split, or a lower IoU")
 
 # %% ../../nbs/recipes/cracks.ipynb #f3aac82a
 def _scores(interp, thresh):
     "Scores of the class crack at 0.5 and at `thresh`"
     res,own = crack_report(interp),crack_report(interp, thresh).loc['crack']
-    view,crack = interp['crack'],res.loc['crack']
-    return dict(precision=crack.precision, recall=crack.recall, f1=crack['f1-score'], accuracy=res.loc['accuracy', 'f1-score'],
-                ap=skm.average_precision_score(view.targs[:,0], view.preds[:,0]), thresh=thresh, thresh_precision=own.precision, thresh_recall=own.recall, n=int(res.loc['accuracy', 'support']), n_crack=int(crack.support))
+    view,crack,all_ = interp['crack'],res.loc['crack'],res.loc['accuracy']
+    ap = skm.average_precision_score(view.targs[:,0], view.preds[:,0])
+    half = dict(precision=crack.precision, recall=crack.recall, f1=crack['f1-score'])
+    told = dict(thresh=thresh, thresh_precision=own.precision, thresh_recall=own.recall)
+    n = dict(n=int(all_.support), n_crack=int(crack.support))
+    return dict(half, accuracy=all_['f1-score'], ap=ap, **told, **n)
 
 def run_variant(
     variant,       # a `CrackVariant`
     df,            # crops with `split`, from `crack_table` with the IoU of the variant
     path,          # folder that their names start from
-    out_dir,       # folder of the run: history.csv, report.csv, thresholds.csv, model.safetensors
+    out_dir,       # folder of the run: tables, and model.safetensors
     part='test',   # part that is scored
     epochs=30,     # at most
     patience=3,    # epochs without a lower validation loss
@@ -216,91 +253,135 @@ def run_variant(
 )->tuple: # the learner, and a dict of scores
     "Train and score one variant"
     start,out_dir = perf_counter(),Path(out_dir)
-    _check_parts(df, ('train', 'valid', part))
+    check_crack_parts(df, ('train', 'valid', part))
     dls = crack_dls(df, path, variant, seed=seed, **(dls_kw or {}))
     out_dir.mkdir(parents=True, exist_ok=True)
-    learn = fit_early(crack_learner(dls, variant, path=out_dir, seed=seed, **kwargs), epochs, patience, progress)
+    learn = crack_learner(dls, variant, path=out_dir, seed=seed, **kwargs)
+    fit_early(learn, epochs, patience, progress)
     with learn.no_bar():
-        valid = PropertyInterpretation.from_learner(learn)
-        scored = valid if part=='valid' else PropertyInterpretation.from_learner(learn, dl=dls.test_dl(with_labels=True))
+        scored = valid = PropertyInterpretation.from_learner(learn)
+        if part!='valid':
+            test = dls.test_dl(with_labels=True)
+            scored = PropertyInterpretation.from_learner(learn, dl=test)
     learn.loss_func.thresh,table = choose_threshold(valid, min_recall)
-    crack_report(scored).to_csv(out_dir/'report.csv'); table.to_csv(out_dir/'thresholds.csv', index=False)
-    scores = dict(_scores(scored, learn.loss_func.thresh), epochs=len(learn.history.table), best_epoch=int(learn.history.table.valid_loss.idxmin()), seconds=round(perf_counter()-start, 1))
+    crack_report(scored).to_csv(out_dir/'report.csv')
+    table.to_csv(out_dir/'thresholds.csv', index=False)
+    log = learn.history.table
+    spent = dict(epochs=len(log), best_epoch=int(log.valid_loss.idxmin()), seconds=round(perf_counter()-start, 1))
+    scores = dict(_scores(scored, learn.loss_func.thresh), **spent)
     save_bundle(learn, out_dir/'model.safetensors', scores=dict(crack=scores))
     return learn,scores
 
 # %% ../../nbs/recipes/cracks.ipynb #993872dc
-def _run_key(variant, df, settings):
-    "What a run depends on, as 12 characters"
-    data = pd.util.hash_pandas_object(df[['file_name', 'crack', 'split']].astype(str), index=False).sum()
-    return hashlib.sha1(repr((variant, int(data), sorted((k, str(v)) for k,v in _results_only(settings).items()))).encode()).hexdigest()[:12]
+_FASTER = ('num_workers', 'cache', 'pin_memory', 'device')
 
 def _results_only(settings):
     "`settings` of a run without those that only change how fast it is"
-    return settings | dict(dls_kw={k: v for k,v in (settings.get('dls_kw') or {}).items() if k not in ('num_workers', 'cache', 'pin_memory', 'device')})
+    dls_kw = settings.get('dls_kw') or {}
+    return settings | dict(dls_kw={k: v for k,v in dls_kw.items() if k not in _FASTER})
+
+def _short_hash(o): return hashlib.sha1(repr(o).encode()).hexdigest()[:12]
+
+def _run_key(variant, df, settings):
+    "What a run depends on, as 12 characters"
+    rows = df[['file_name', 'crack', 'split']].astype(str)
+    data = pd.util.hash_pandas_object(rows, index=False).sum()
+    told = sorted((k, str(v)) for k,v in _results_only(settings).items())
+    return _short_hash((variant, int(data), told))
 
 def _published(table):
     "`table` with the original's precision and recall beside"
-    return table.assign(**{f'published_{c}': [PUBLISHED_CRACKS.get(n, (np.nan,)*2)[i] for n in table.variant] for i,c in enumerate(('precision', 'recall'))})
+    known = [PUBLISHED_CRACKS.get(o, (np.nan, np.nan)) for o in table.variant]
+    precision,recall = zip(*known) if known else ((), ())
+    return table.assign(published_precision=precision, published_recall=recall)
 
 # %% ../../nbs/recipes/cracks.ipynb #a9bfb248
+def _done_variants(file, keys):
+    "The table of variants that were trained; `ValueError` if it is of other crops or settings"
+    done = read_table(file) if file.exists() else pd.DataFrame(columns=['key', 'variant'])
+    odd = [o for o in done.variant if o in keys and keys[o] not in set(done.key)]
+    if not odd: return done
+    raise ValueError(f"{file} holds {', '.join(odd)} of other crops or settings. Take another folder, "
+                     "or the same settings to go on")
+
 def compare_variants(
-    tables,                  # IoU that makes a crack -> crops, from `crack_table`: {.5: df, .35: lower}
+    tables,                  # IoU that makes a crack -> crops, from `crack_table`
     path,                    # folder that their names start from
     out_dir,                 # folder for variants.csv and a folder for each run
     variants=CRACK_VARIANTS, # what to run
     progress=True,           # show epochs and bars
     **kwargs,                # more arguments of `run_variant`
-)->pd.DataFrame: # one row a variant: scores of the class crack, and those that the original published
-    "Train all `variants`, those that are not yet in `out_dir/variants.csv`, and compare them"
+)->pd.DataFrame: # one row a variant: scores of the class crack, and the published ones
+    "Train all `variants` that are not yet in `out_dir/variants.csv`, and compare them"
     file = Path(out_dir)/'variants.csv'
     lost = [v.name for v in variants if v.thresh not in tables]
-    if lost: raise KeyError(f"tables: no crops for the IoU of {', '.join(lost)}; there are {', '.join(map(str, tables))}")
+    have = ', '.join(map(str, tables))
+    if lost: raise KeyError(f"tables: no crops for the IoU of {', '.join(lost)}; there are {have}")
     keys = {v.name: _run_key(v, tables[v.thresh], kwargs) for v in variants}
-    done = read_table(file) if file.exists() else pd.DataFrame(columns=['key', 'variant'])
-    odd = [o for o in done.variant if o in keys and keys[o] not in set(done.key)]
-    if odd: raise ValueError(f"{file} holds {', '.join(odd)} of other crops or settings. Take another folder, or the same settings to go on")
-    for t in {v.thresh for v in variants if keys[v.name] not in set(done.key)}: _check_parts(tables[t], ('train', 'valid', kwargs.get('part', 'test')))
-    for v in variants:
-        if keys[v.name] in set(done.key): continue
-        scores = run_variant(v, tables[v.thresh], path, file.parent/v.name, progress=progress, **kwargs)[1]
+    done = _done_variants(file, keys)
+    todo = [v for v in variants if keys[v.name] not in set(done.key)]
+    parts = ('train', 'valid', kwargs.get('part', 'test'))
+    for iou in {v.thresh for v in todo}: check_crack_parts(tables[iou], parts)
+    for v in todo:
+        _,scores = run_variant(v, tables[v.thresh], path, file.parent/v.name, progress=progress, **kwargs)
         row = _published(pd.DataFrame([dict(key=keys[v.name], variant=v.name, **scores)]))
         done = pd.concat([*([done] if len(done) else []), row], ignore_index=True)
-        _replace_file(file, lambda part: done.to_csv(part, index=False))
+        replace_file(file, lambda part: done.to_csv(part, index=False))
     return _published(done.set_index('key').loc[list(keys.values())].reset_index(drop=True))
 
 # %% ../../nbs/recipes/cracks.ipynb #2d058d5d
-def _plain(o):
+def _as_json(o):
     "`o` as json has it: numbers of numpy as numbers, paths as text, code by its name"
-    return o.item() if isinstance(o, np.generic) else str(o) if isinstance(o, Path) else getattr(o, '__qualname__', type(o).__qualname__)
+    if isinstance(o, np.generic): return o.item()
+    return str(o) if isinstance(o, Path) else getattr(o, '__qualname__', type(o).__qualname__)
 
-def _study_settings(img_dir, truths, **settings):
-    "All that a study's results depend on, as plain data"
-    _check_photos(dict.fromkeys(truths), img_dir, 'truths')
-    cracked = sum(len(o)>0 for o in truths.values())
-    if cracked<3: raise ValueError(f"{cracked} of {len(truths)} photos have a crack: at least 3 were expected, one each for train, valid and test")
-    data = [(o, (Path(img_dir)/o).stat().st_size, np.asarray(t, float).tolist()) for o,t in sorted(truths.items())]
-    res = dict(photos=len(truths), data=hashlib.sha1(repr(data).encode()).hexdigest()[:12], **_results_only(settings))
-    return json.loads(json.dumps(res, default=_plain))
+def study_settings(
+    img_dir,     # folder of the photos
+    truths:dict, # photo -> (n, 4) true boxes
+    **settings   # of the study
+)->dict: # plain data
+    "All that a study's results depend on; an error where there is too little to learn from"
+    check_photos(truths, img_dir, 'truths')
+    n = sum(len(o)>0 for o in truths.values())
+    if n<3:
+        raise ValueError(f"{n} of {len(truths)} photos have a crack: at least 3 were expected, "
+                         "one each for train, valid and test")
+    boxes = {o: np.asarray(truths[o], float).tolist() for o in sorted(truths)}
+    data = [(k, picture_stamp(Path(img_dir)/k), v) for k,v in boxes.items()]
+    res = dict(photos=len(truths), data=_short_hash(data), **_results_only(settings))
+    return json.loads(json.dumps(res, default=_as_json))
 
-def _check_folder(out_dir, settings):
+def check_study(
+    out_dir, # folder of a study
+    settings # of `study_settings`
+):
     "Raise `ValueError` if `out_dir` holds results of other settings"
-    file,made = out_dir/'settings.json',[o for o in ('model.safetensors', 'variants.csv') if (out_dir/o).exists()]
+    file = out_dir/'settings.json'
+    made = [o for o in ('model.safetensors', 'variants.csv') if (out_dir/o).exists()]
     if not made: return
-    if not file.is_file(): raise ValueError(f"{out_dir} holds a {made[0]} of unknown settings (no settings.json). Take another folder")
+    if not file.is_file():
+        raise ValueError(f"{out_dir} holds a {made[0]} of unknown settings (no settings.json). "
+                         "Take another folder")
     old = json.loads(file.read_text())
-    odd = [f'{k} {old.get(k)!r} there, {settings.get(k)!r} here' for k in {**old, **settings} if old.get(k)!=settings.get(k)]
-    if odd: raise ValueError(f"{out_dir} holds results of other settings: {'; '.join(odd)}. Take another folder, or the same settings to go on")
+    both = {k: (old.get(k), settings.get(k)) for k in {**old, **settings}}
+    odd = [f'{k} {there!r} there, {here!r} here' for k,(there,here) in both.items() if there!=here]
+    if odd:
+        raise ValueError(f"{out_dir} holds results of other settings: {'; '.join(odd)}. Take another "
+                         "folder, or the same settings to go on")
 
-def _write_settings(out_dir, settings):
+def note_study(
+    out_dir, # folder of a study
+    settings # of `study_settings`
+):
     "Say in `out_dir` what its results depend on"
-    _replace_file(out_dir/'settings.json', lambda part: part.write_text(json.dumps(settings, indent=1)))
+    text = json.dumps(settings, indent=1)
+    replace_file(out_dir/'settings.json', lambda part: part.write_text(text))
 
 # %% ../../nbs/recipes/cracks.ipynb #893b5f5e
 def variant_study(
     img_dir,                 # folder of the photos
     truths:dict,             # photo -> (n, 4) true boxes, from `read_truth`
-    out_dir,                 # folder for everything: variants.csv, and a folder for each run
+    out_dir,                 # folder for variants.csv, and a folder for each run
     variants=CRACK_VARIANTS, # what to run
     search=None,             # arguments of `selective_search`: mode, max_side...
     per_bin=10,              # crops without crack of a bin of IoU and photo, at most
@@ -311,17 +392,23 @@ def variant_study(
     n_workers=None,          # processes; None: one per core
     seed=42,                 # of everything random
     progress=True,           # show epochs and bars
-    **kwargs,                # more arguments of `run_variant`: arch, pretrained, weights, epochs, patience, dls_kw...
+    **kwargs,                # more arguments of `run_variant`: arch, pretrained, weights, epochs...
 )->pd.DataFrame: # of `compare_variants`
     "From photos and true boxes to the table of all `variants`, on the same split"
     out_dir,tables,parts = Path(out_dir),{},None
-    settings = _study_settings(img_dir, truths, variants=[asdict(v) for v in variants], search=search or {}, per_bin=per_bin, max_cracks=max_cracks, cap=cap, size=size, buffer=buffer, seed=seed, **kwargs)
-    _check_folder(out_dir, settings)
+    how = dict(per_bin=per_bin, max_cracks=max_cracks, size=size, buffer=buffer, seed=seed)
+    settings = study_settings(img_dir, truths, variants=[asdict(v) for v in variants],
+                              search=search or {}, cap=cap, **how, **kwargs)
+    check_study(out_dir, settings)
     for t in dict.fromkeys(v.thresh for v in variants):
-        df = crack_table(img_dir, truths, out_dir, t, per_bin, max_cracks, None, search, size, buffer, parts=parts, seed=seed, n_workers=n_workers, progress=progress)
-        if parts is None: parts = df.groupby('file_name_original').split.first().to_dict(); truths = {o: truths[o] for o in parts}
-        _check_parts(df)
+        df = crack_table(img_dir, truths, out_dir, t, search=search, parts=parts,
+                         n_workers=n_workers, progress=progress, **how)
+        if parts is None:
+            parts = df.groupby('file_name_original').split.first().to_dict()
+            truths = {o: truths[o] for o in parts}
+        check_crack_parts(df)
         tables[t] = cap_by_iou(df, cap) if cap else df
-    _write_settings(out_dir, settings)
-    kwargs['dls_kw'] = dict(size=size, num_workers=n_workers) | (kwargs.get('dls_kw') or {})
+    note_study(out_dir, settings)
+    own = kwargs.get('dls_kw') or {}
+    kwargs['dls_kw'] = dict(size=size, num_workers=n_workers) | own
     return compare_variants(tables, out_dir, out_dir, variants, progress, seed=seed, **kwargs)
