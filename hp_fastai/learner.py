@@ -225,11 +225,13 @@ def batch_items(
     "Items of the batch `i`, in its order"
     idxs,items = getattr(dl, '_DataLoader__idxs', None),getattr(dl.dataset, 'items', None)
     if idxs is None or items is None: return []
-    return [items[j] for j in list(idxs)[i*dl.bs:(i+1)*dl.bs]]
+    idxs = list(idxs)[i*dl.bs:(i+1)*dl.bs]
+    if not isinstance(items, pd.DataFrame): return [items[j] for j in idxs]
+    return [dict(file=items.iloc[j,0], row=items.index[j]) for j in idxs]
 
 def _item_text(item):
     "Row and file of `item`"
-    if not isinstance(item, dict): return str(item)[:80]
+    if not isinstance(item, dict): return ' '.join(str(item).split())[:80]
     file = item.get('file')
     name = file if isinstance(file, (str, Path)) else type(file).__name__
     return f"row {item.get('row')} ({name})"
