@@ -25,7 +25,7 @@ PUBLISHED = dict(precision=.7680, recall=.9356, f1=.8435, accuracy=.9755)   # ov
 def read_table(folder):
     "Table of pictures and masks, and the pictures read"
     df = pd.read_csv(folder/'labels.csv')
-    return df,[read_aerial(folder/o.file, folder/o.mask) for o in df.itertuples()]
+    return df,[read_aerial(folder/o.file, folder/o.mask, inverted=False) for o in df.itertuples()]
 
 def aerial_parts(data, seed):
     "Both directions: train on the pictures of one tile (one of them, picked by the seed, to validate on), test on those of the other"

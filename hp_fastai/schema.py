@@ -20,7 +20,7 @@ from fastcore.basics import patch
 from .files import read_context
 
 # %% ../nbs/00_schema.ipynb #ea9f5e99
-_WHOLE = re.compile(r'(-?(?:0|[1-9]\d*))\.0+')                # 2.0, but neither 2.5 nor 007.0
+_WHOLE = re.compile(r'(-?(?:0|[1-9]\d*))\.0+')    # 2.0, but neither 2.5 nor 007.0
 _FLAGS = {o:o.lower() for o in ('True', 'TRUE', 'False', 'FALSE')}
 
 def _is_missing(cell):
@@ -30,7 +30,7 @@ def _is_missing(cell):
 def label_text(
     cell, # table cell, JSON attribute, class name or id: text, number, bool, list, None...
 )->str: # its text; '' where it is missing, 'a|b' for a list, 'none' for an empty one
-    "The one way to turn a value into text: `2.0` is '2', `True` is 'true', spaces around it go, accents are composed"
+    "The one way to turn a value into text: `2.0` is '2', `True` is 'true', spaces around it go"
     if isinstance(cell, np.ndarray): cell = cell.tolist()
     if isinstance(cell, (set, frozenset)): cell = sorted(map(label_text, cell))
     if isinstance(cell, (list, tuple)): return '|'.join(map(label_text, cell)) or 'none'
@@ -48,15 +48,15 @@ KINDS = ('exclusive', 'ordinal', 'multi')
 class Property:
     "One question about a building: its `name`, its `classes` in order and its `kind`"
     name: str                # column of the table
-    classes: tuple           # class names; their order is the order of the model's outputs
-    kind: str = 'exclusive'  # 'exclusive' (one of), 'ordinal' (one of, ordered) or 'multi' (any number of)
+    classes: tuple    # class names; their order is the order of the model's outputs
+    kind: str = 'exclusive'  # 'exclusive' (one of), 'ordinal' (ordered) or 'multi' (any number)
 
     def __post_init__(self):
         name,classes = self.name,self.classes
         if not isinstance(name, str) or not name.strip():
             raise ValueError(f"property {name!r}: a name was expected, a text")
         if isinstance(classes, (str, dict)) or not hasattr(classes, '__iter__'):
-            raise ValueError(f"property {name!r}: classes {classes!r}, expected a list of class names")
+            raise ValueError(f"property {name!r}: classes {classes!r}, expected a list of names")
         object.__setattr__(self, 'classes', tuple(map(label_text, classes)))
         self._check()
 
@@ -82,7 +82,8 @@ def _check(self:Property):
         raise ValueError(f"{who}: kind {self.kind!r} is none of {', '.join(KINDS)}")
     if not self.classes: raise ValueError(f"{who} has no classes")
     if '' in self.classes:
-        raise ValueError(f"{who}: class {self.classes.index('')+1} of {self.n_classes} is empty: a name was expected")
+        which = f"class {self.classes.index('')+1} of {self.n_classes}"
+        raise ValueError(f"{who}: {which} is empty: a name was expected")
     twice = [c for c,n in Counter(self.classes).items() if n>1]
     if twice: raise ValueError(f"{who}: classes given twice: {twice}")
     odd = [c for c in self.classes if c=='none' or '|' in c]
@@ -110,7 +111,8 @@ def labels(
 def _row(self:Property, cell):
     "Target row of one table `cell`: float32 `(n_classes,)`"
     labels = self.labels(cell)
-    if labels is None: return np.full(self.n_classes, np.nan if self.is_multi else 0, np.float32)
+    unknown = np.nan if self.is_multi else 0
+    if labels is None: return np.full(self.n_classes, unknown, np.float32)
     res = np.zeros(self.n_classes, np.float32)
     res[[self.o2i[o] for o in labels]] = 1
     return res
@@ -127,15 +129,15 @@ def encode(
     self:Property,
     cells, # column of labels (N,)
 )->np.ndarray: # (N, n_classes) float32; unknown: all 0, for multi all NaN
-    "Targets of a column of labels; raises `ValueError` that names the rows whose label is not a class"
+    "Targets of a column of labels; `ValueError` names the rows whose label is not a class"
     cells,codes,values = self._distinct(cells)
     bad = [v for v in values if self._is_bad(v)]
     if bad:
         where = cells.index[cells.isin(bad)][:5].tolist()
         raise ValueError(f"property {self.name!r}: {bad[:5]} (rows {where}) "
                          f"not among the classes {list(self.classes)}")
-    rows = np.stack([self._row(v) for v in values]) if values else np.zeros((0, self.n_classes), np.float32)
-    return rows[codes]
+    if not values: return np.zeros((0, self.n_classes), np.float32)
+    return np.stack([self._row(v) for v in values])[codes]
 
 @patch
 def _is_bad(self:Property, cell):
@@ -158,7 +160,7 @@ def known_classes(
     self:Property,
     targs, # (N, n_classes) targets, array or tensor
 ): # (N, n_classes) bool, array or tensor
-    "Which classes the rows of `targs` say something about: all or none, for multi class by class"
+    "Which classes each row says something about: all or none, for multi class by class"
     return targs==targs if self.is_multi else (targs==targs) & (targs.sum(-1)>0)[:,None]
 
 @patch
@@ -180,7 +182,7 @@ def decode(
 
 # %% ../nbs/00_schema.ipynb #543f8f91
 class Schema:
-    "Ordered properties of a table: iterate over it, index it by name, compare it, store it as JSON"
+    "Ordered properties of a table: iterate, index by name, compare, store as JSON"
     def __init__(self, props):
         self.props = tuple(props)
         if not self.props: raise ValueError("a schema needs at least one property")
@@ -207,9 +209,10 @@ class Schema:
 
 # %% ../nbs/00_schema.ipynb #d9721712
 RESERVED_COLUMNS = frozenset((
-    'img_id', 'file_name', 'file_name_original', 'box', 'image_name_clip', 'ann_id', 'weights',   # of `clip`
-    'split', 'group',                                                                             # of `split`
-    'image_name', 'boxes', 'box_scores', 'error'))                                                # of `predict`
+    'img_id', 'file_name', 'file_name_original', 'box',     # of `clip`
+    'image_name_clip', 'ann_id', 'weights',
+    'split', 'group',                                       # of `split`
+    'image_name', 'boxes', 'box_scores', 'error'))          # of `predict`
 
 def answer_columns(
     prop:Property, # a property
@@ -221,14 +224,14 @@ def _check_names(props):
     "Raise `ValueError` for property names that collide with a column of a table"
     for p in props:
         if p.name in RESERVED_COLUMNS:
-            raise ValueError(f"property {p.name!r}: the tables have a column of this name already; "
+            raise ValueError(f"property {p.name!r}: the tables have a column of this name; "
                              f"call it e.g. {p.name+'_class'!r}")
     owner = {}
     for p in props:
         for c in answer_columns(p):
             if owner.setdefault(c, p.name)!=p.name:
-                raise ValueError(f"property {p.name!r}: in a table of predictions its column {c!r} "
-                                 f"would be that of {owner[c]!r}; rename one of them")
+                raise ValueError(f"property {p.name!r}: among predictions its column {c!r} would be "
+                                 f"that of {owner[c]!r}; rename one of them")
 
 # %% ../nbs/00_schema.ipynb #ca806288
 @patch
@@ -263,7 +266,7 @@ def housing_passports(
 _NUMBER = re.compile(r'-?\d+(\.\d+)?')
 
 def _sorted_labels(labels):
-    "Labels in order: as numbers if all of them are, those of one value by their text; else as text"
+    "Labels in order: as numbers if all of them are, else as text"
     if all(map(_NUMBER.fullmatch, labels)): return sorted(labels, key=lambda o: (float(o), o))
     return sorted(labels)
 
@@ -271,7 +274,8 @@ def _infer_property(name, col, kind=None):
     "`Property` of one column"
     cells = set(map(label_text, col.unique())) - {'', 'unknown'}
     kind = kind or ('multi' if any('|' in o for o in cells) else 'exclusive')
-    if kind=='multi': cells = {label_text(o) for c in cells for o in c.split('|')} - {'none', ''}
+    if kind=='multi':
+        cells = {label_text(o) for c in cells for o in c.split('|')} - {'none', ''}
     if not cells: raise ValueError(f"column {name!r} has no label to infer classes from")
     return Property(name, _sorted_labels(cells), kind)
 
@@ -280,7 +284,7 @@ def infer(
     cls:Schema,
     df:pd.DataFrame, # training table
     props:list,      # names of the label columns, in the order wanted
-    kinds:dict=None, # kind of a property where it is not to be guessed: {'condition': 'ordinal'}
+    kinds:dict=None, # kinds that are not to be guessed: {'condition': 'ordinal'}
 )->Schema: # classes sorted
     "Schema of the label columns `props` of the training table `df`"
     missing = [p for p in props if p not in df]
@@ -293,14 +297,16 @@ def to_dict(
     self:Schema,
 )->dict: # plain lists and strings
     "The schema as plain data"
-    return dict(properties=[dict(name=p.name, kind=p.kind, classes=list(p.classes)) for p in self])
+    props = [dict(name=p.name, kind=p.kind, classes=list(p.classes)) for p in self]
+    return dict(properties=props)
 
 def _property_of(o):
     "`Property` that one entry of `to_dict` describes"
     if not isinstance(o, dict):
-        raise ValueError(f"no schema: {o!r} among its properties, expected name, kind and classes")
+        raise ValueError(f"no schema: {o!r} is no property, expected name, kind and classes")
     lost = [k for k in ('name', 'classes') if k not in o]
-    if lost: raise ValueError(f"no schema: property {o.get('name', o)!r} without {' and '.join(lost)}")
+    who = f"property {o.get('name', o)!r}"
+    if lost: raise ValueError(f"no schema: {who} without {' and '.join(lost)}")
     return Property(o['name'], o['classes'], o.get('kind', 'exclusive'))
 
 @patch(cls_method=True)
@@ -308,10 +314,11 @@ def from_dict(
     cls:Schema,
     d:dict, # what `to_dict` gave
 )->Schema: # equal to the one stored
-    "The schema that `to_dict` gave as `d`; raises `ValueError` that says what is odd about it"
+    "The schema that `to_dict` gave as `d`; `ValueError` says what is odd about it"
     props = d.get('properties') if isinstance(d, dict) else None
     if not isinstance(props, (list, tuple)):
-        raise ValueError('no schema: expected {"properties": [{"name": ..., "kind": ..., "classes": [...]}, ...]}')
+        one = '{"name": ..., "kind": ..., "classes": [...]}'
+        raise ValueError('no schema: expected {"properties": ['+one+', ...]}')
     return cls([_property_of(o) for o in props])
 
 @patch
@@ -338,15 +345,15 @@ def read(
 )->Schema: # the schema in it
     "The schema in the file `path`; an error names the file"
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no schema at {path}: a JSON file that `Schema.to_json` wrote was expected")
+        raise FileNotFoundError(f"no schema at {path}: a file of `Schema.to_json` was expected")
     try: return cls.from_json(Path(path).read_text(encoding='utf-8-sig'))
     except ValueError as e: raise ValueError(f"{path}: {e}") from None
 
 # %% ../nbs/00_schema.ipynb #b84a7487
-_PLAIN_NUMBER = r'-?(?:0|[1-9]\d*)?(?:\.\d*)?(?:[eE][+-]?\d+)?'   # no leading zero, no plus
+_PLAIN_NUMBER = r'-?(?:0|[1-9]\d*)?(?:\.\d*)?(?:[eE][+-]?\d+)?'    # no leading zero, no plus
 
 def _plain_column(col):
-    "A column of texts as numbers or bools if it is made of nothing else, and no text is lost by it"
+    "A column of texts as numbers or bools if it is nothing else, and no text is lost"
     values = col.dropna()
     if values.isin(['True', 'False']).all() and len(values)==len(col): return col=='True'
     if not values.str.fullmatch(_PLAIN_NUMBER).all(): return col
@@ -355,16 +362,18 @@ def _plain_column(col):
 def _read_texts(path):
     "The CSV `path` with every cell as text, empty ones missing"
     expected = 'a CSV with a header line was expected'
-    if not path.is_file(): raise FileNotFoundError(f"no table at {path}: a CSV file was expected")
+    if not path.is_file():
+        raise FileNotFoundError(f"no table at {path}: a CSV file was expected")
     try: return pd.read_csv(path, keep_default_na=False, na_values=[''], dtype=str)
-    except pd.errors.EmptyDataError: raise ValueError(f"{path} is empty: {expected}") from None
+    except pd.errors.EmptyDataError:
+        raise ValueError(f"{path} is empty: {expected}") from None
     except (pd.errors.ParserError, UnicodeDecodeError) as e:
         raise ValueError(f"{path} is no table: {expected} ({e})") from None
 
 def read_table(
     path,     # CSV file
     props=(), # label columns, read as text: a class '007' stays '007'
-)->pd.DataFrame: # the table, without an unnamed index column; `attrs['buffer']` if it is noted
+)->pd.DataFrame: # without an unnamed index column; `attrs['buffer']` if it is noted
     "Read the CSV `path`; only empty cells are missing values"
     df = _read_texts(Path(path))
     df = df.drop(columns=[c for c in df.columns[:1] if c.startswith('Unnamed')])
@@ -379,14 +388,14 @@ def encode(
     self:Schema,
     df:pd.DataFrame, # table with one column per property
 )->dict: # property name -> (N, n_classes) float32
-    "Targets of every property of `df`; raises `ValueError` that names rows and labels outside the schema"
+    "Targets of every property; `ValueError` names rows and labels outside the schema"
     missing = [n for n in self.names if n not in df]
     if missing: raise KeyError(f"columns {missing} not in the table; it has {list(df.columns)}")
     return {p.name: p.encode(df[p.name]) for p in self}
 
 # %% ../nbs/00_schema.ipynb #b95ebed5
 class TableReport:
-    "What `Schema.check` found: `problems` (a table), `unknown` (open answers per property), `ok` (no errors)"
+    "What `Schema.check` found: `problems` (a table), `unknown` (open answers), `ok` (no errors)"
     columns = ['severity', 'problem', 'column', 'row', 'value', 'expected']
     def __init__(self, problems, unknown, n_rows):
         self.problems = pd.DataFrame(problems, columns=self.columns)
@@ -402,7 +411,8 @@ class TableReport:
     def __repr__(self):
         n = len(self.errors)
         open_ = ', '.join(f'{k} {v}' for k,v in self.unknown.items() if v) or 'none'
-        return f'{self.n_rows} rows, {n} errors, {len(self.problems)-n} warnings; unknown labels: {open_}'
+        warnings = len(self.problems)-n
+        return f'{self.n_rows} rows, {n} errors, {warnings} warnings; unknown labels: {open_}'
     def _repr_html_(self):
         table = self.problems.head(20).to_html(index=False) if len(self.problems) else ''
         return f'<p>{self}</p>{table}'
@@ -413,7 +423,9 @@ def raise_errors(
 )->TableReport: # the report itself, if there is no error
     "Raise `ValueError` that names the first errors, if there are any"
     if self.ok: return self
-    def _say(o): return f"{o.problem}: column {o.column!r}, row {o.row}, got {o.value!r}, expected {o.expected}"
+    def _say(o):
+        where = f'column {o.column!r}, row {o.row}'
+        return f'{o.problem}: {where}, got {o.value!r}, expected {o.expected}'
     first = '; '.join(map(_say, self.errors.head(5).itertuples()))
     raise ValueError(f"{len(self.errors)} errors in the table. {first}")
 
@@ -426,17 +438,21 @@ def _column_problems(prop, col):
     unknown = np.array([not b and l is None for l,b in zip(labels, bad)], bool)
     used,expected = {o for l in labels for o in l or []},', '.join(prop.classes)
     rows = np.flatnonzero(bad[codes]) if len(cells) else []
-    res = [('error', 'label outside the schema', prop.name, cells.index[i], cells.iloc[i], expected) for i in rows]
+    what = ('error', 'label outside the schema', prop.name)
+    res = [(*what, cells.index[i], cells.iloc[i], expected) for i in rows]
     if len(used)==1 and not prop.is_multi:
         res.append(('warning', 'one class only', prop.name, '', *used, 'at least two'))
-    if not used and len(cells): res.append(('warning', 'no known label', prop.name, '', '', 'at least two classes'))
+    if not used and len(cells):
+        res.append(('warning', 'no known label', prop.name, '', '', 'at least two classes'))
     return res,int(unknown[codes].sum()) if len(cells) else 0
 
 def _file_problems(files, name):
     "Missing and repeated entries of the path column"
-    res = [('error', 'missing file name', name, i, '', 'a path') for i in files.index[files.isna()]]
+    empty = files.index[files.isna()]
+    res = [('error', 'missing file name', name, i, '', 'a path') for i in empty]
     twice = files[files.notna() & files.duplicated(keep=False)]
-    return res + [('warning', 'duplicate file', name, i, v, 'each file once') for i,v in twice.items()]
+    what = ('warning', 'duplicate file', name)
+    return res + [(*what, i, v, 'each file once') for i,v in twice.items()]
 
 @patch
 def check(
@@ -446,7 +462,8 @@ def check(
 )->TableReport: # every finding, with its row
     "Compare the table `df` with the schema; nothing is raised and nothing is changed"
     cols = [*([path_col] if path_col else []), *self.names]
-    res = [('error', 'missing column', c, '', '', f'one of {list(df.columns)}') for c in cols if c not in df]
+    lost,have = [c for c in cols if c not in df],f'one of {list(df.columns)}'
+    res = [('error', 'missing column', c, '', '', have) for c in lost]
     if df.empty: res.append(('error', 'empty table', '', '', '', 'at least one row'))
     if path_col in df: res += _file_problems(df[path_col], path_col)
     unknown = {}
@@ -468,7 +485,8 @@ def class_balance(
         known = prop.known_classes(targs)
         n,of = np.where(known, targs, 0).sum(0).astype(int),known.sum(0)
         share = n/np.maximum(of, 1)
-        res.append(pd.DataFrame({'property':name, 'class':prop.classes, 'count':n, 'share':share}))
+        columns = {'property':name, 'class':prop.classes, 'count':n, 'share':share}
+        res.append(pd.DataFrame(columns))
     return pd.concat(res, ignore_index=True)
 
 # %% ../nbs/00_schema.ipynb #d8d6a772
@@ -511,4 +529,5 @@ def class_weights(
 )->dict: # property name -> float32 weights (n_classes,), sum 1
     "Inverse-frequency class weights of each property of the training table `df`"
     bal = class_balance(df, schema)
-    return {p.name: inverse_frequency(bal[bal.property==p.name]['count']).astype(np.float32) for p in schema}
+    counts = {p.name: bal[bal.property==p.name]['count'] for p in schema}
+    return {k: inverse_frequency(n).astype(np.float32) for k,n in counts.items()}

@@ -41,7 +41,7 @@ def _open_answer(prop):
 def label_strata(
     df:pd.DataFrame, # table of labels
     schema:Schema,   # its schema
-)->pd.DataFrame: # (N, strata) bool; columns (property, class), with 'unknown' and, for multi, 'none'
+)->pd.DataFrame: # (N, strata) bool; columns (property, class), with 'unknown' and 'none'
     "Which class of which property each row of `df` has"
     cols = [_prop_strata(schema[k], targs) for k,targs in schema.encode(df).items()]
     res = pd.DataFrame({k:v for c in cols for k,v in c.items()}, index=df.index)
@@ -65,10 +65,10 @@ def _codes(df, col):
     return pd.factorize(df[col])[0]
 
 def group_rows(
-    df:pd.DataFrame, # table with `file_name_original` or `file_name`; without, every row is a photo
+    df:pd.DataFrame, # table; without a column of paths every row is a photo
     group=None,      # column or columns that must not be torn apart either
 )->np.ndarray: # (N,) number of the group, 0..
-    "Group of each row of `df`: rows that share the photo or a value of `group`, directly or through others"
+    "Group of each row: those that share the photo or a value of `group`, also through others"
     cols = _group_cols(df, group)
     if df.empty or not cols: return np.arange(len(df))
     codes = _codes(df, cols[0])
@@ -78,14 +78,15 @@ def group_rows(
 # %% ../nbs/03_split.ipynb #3216920a
 def _told_groups(df, group):
     "`df` and the columns of it that an explicit `group` names; 'folder:2' becomes a column"
-    group,files = [group] if isinstance(group, str) else list(group),df.get('file_name_original', df.get('file_name'))
+    files = df.get('file_name_original', df.get('file_name'))
+    group = [group] if isinstance(group, str) else list(group)
     new = [g for g in group if g not in df]
     lost = [g for g in new if not str(g).startswith('folder:')]
     if lost: raise KeyError(f"group columns {lost} not in the table; it has {list(df.columns)}")
     for g in new:
         depth = g.removeprefix('folder:')
         if not depth.isdigit() or depth=='0' or files is None:
-            raise ValueError(f"group {g!r}: a column was expected, or folder:N with the number of folders")
+            raise ValueError(f"group {g!r}: a column was expected, or folder:N")
         df = df.assign(**{g: folder_group(files, int(depth)).to_numpy()})
     return df,group
 
@@ -93,11 +94,12 @@ def _found_groups(df, schema, n_parts, img_dir):
     "`df`, the column of the group that `find_group` takes, and what it says"
     found = find_group(df, schema, n_parts, img_dir)
     if found.name is None: return df,[],found
-    name = found.name.removeprefix("column '").removesuffix("'") if found.name.startswith('column') else found.name
+    name = found.name
+    if name.startswith('column'): name = name.removeprefix("column '").removesuffix("'")
     return df.assign(**{name: found.values.to_numpy()}),[name],found
 
 def _copy_groups(df, img_dir):
-    "Columns for copies of one photo, by their names, and near-duplicates, by their pictures in `img_dir`"
+    "Columns for copies of one photo, by name, and near-duplicates, by their pictures"
     files = df.get('file_name_original', df.get('file_name'))
     if files is None or files.isna().any(): return {}
     sources = source_names(files.tolist())
@@ -112,10 +114,10 @@ def _copy_groups(df, img_dir):
 def with_groups(
     df:pd.DataFrame,  # table
     schema=None,      # its schema
-    group='auto',     # 'auto': the best that the table tells; column(s), 'folder:N'; False: only the photo
+    group='auto',    # the best that the table tells, or column(s), 'folder:N'; False: the photo
     n_parts:int=3,    # parts that there are to be
-    img_dir=None,     # folder of the pictures, to look for near-duplicates and the time of the capture
-)->tuple: # `df` with columns for what was found, names of the columns that must not be torn, `Grouping` or None
+    img_dir=None,     # folder of the pictures, to look for near-duplicates and times
+)->tuple: # `df` with columns for what was found, their names, `Grouping` or None
     "What must stay together in `df`, as columns"
     if group is False or group=='none' and 'none' not in df: return df,[],None
     copies,found = _copy_groups(df, img_dir),None
@@ -129,9 +131,10 @@ def _crop_keys(df):
     "Text that is equal for rows of the same picture; of a photo, the same box"
     col = crop_column(df)
     if col is None: return None
-    keys = df[col].map(lambda o: posixpath.normpath(str(o).replace('\\', '/')), na_action='ignore')
+    def _plain(o): return posixpath.normpath(str(o).replace('\\', '/'))
+    keys = df[col].map(_plain, na_action='ignore')
     boxes = next((c for c in ('box', 'boxes') if c in df), None)
-    is_crop = 'image_name_clip' in df or 'file_name_original' in df        # else a photo, with many boxes
+    is_crop = 'image_name_clip' in df or 'file_name_original' in df    # else a photo, with many boxes
     return keys if boxes is None or is_crop else keys + ' ' + df[boxes].map(str)
 
 def check_twice(
@@ -151,27 +154,27 @@ def check_twice(
 
 # %% ../nbs/03_split.ipynb #d689e0c3
 class _Allotment:
-    "How many groups of each type go to each part; `counts` (types, strata+1) crops of a group per stratum, then all"
+    "How many groups of each type go to each part; `counts` (types, strata+1) crops of a group"
     def __init__(self, counts, n, fractions, required, seed=42):
         self.n,self.rng,self.fractions = n,np.random.default_rng(seed),np.array(fractions)
-        counts = np.vstack([counts, np.zeros(counts.shape[1])])    # last type: "no group"; a swap with it is a move
+        counts = np.vstack([counts, np.zeros(counts.shape[1])])    # last type: "no group"
         total = n@counts[:-1]
         share,size = total/total[-1],self.fractions*total[-1]
         self.has,self.rare = counts>0,np.argsort(total, kind='stable')
-        self.surplus = counts - counts[:,-1:]*np.append(share[:-1], 0)       # last column: the crops themselves
+        self.surplus = counts - counts[:,-1:]*np.append(share[:-1], 0)    # last column: the crops themselves
         self.goal = np.zeros((len(size), counts.shape[1]))
         self.goal[:,-1] = size
         self.weight = 1/np.repeat(size[:,None]**2, counts.shape[1], 1)
-        self.weight[:,-1] *= .2                                              # size counts a fifth of a share
+        self.weight[:,-1] *= .2    # size counts a fifth of a share
         self.need = _needs(n@self.has[:-1], required, len(size))
 
 def _needs(n_groups, required, n_parts):
-    "How much each part needs each stratum: 1 with groups enough for all, a little if not, 0 outside `required`"
-    first = [0,2,1] if n_parts==3 else [0,1]                                 # one group: train; two: train and test
+    "How much each part needs each stratum: 1, a little with too few groups, 0 outside `required`"
+    first = [0,2,1] if n_parts==3 else [0,1]    # one group: train; two: train and test
     need = np.zeros((n_parts, len(n_groups)))
     for rank,p in enumerate(first):
         need[p] = np.where(n_groups>=n_parts, 1, np.where(n_groups>rank, 1e-3, 0))*required
-    need[:,-1] = 10                                                          # no part may be empty
+    need[:,-1] = 10    # no part may be empty
     return need
 
 # %% ../nbs/03_split.ipynb #373eaf25
@@ -201,8 +204,8 @@ def restore(
 )->_Allotment: # itself
     "Take the table `x` (types, parts) and sum up what follows from it"
     self.x = x.copy()
-    self.off = x[:-1].T@self.surplus[:-1] - self.goal                        # (parts, strata) crops too many
-    self.n_in = x[:-1].T@self.has[:-1]                                       # (parts, strata) groups
+    self.off = x[:-1].T@self.surplus[:-1] - self.goal    # (parts, strata) crops too many
+    self.n_in = x[:-1].T@self.has[:-1]    # (parts, strata) groups
     return self
 
 @patch
@@ -247,7 +250,7 @@ def cover(
     for step in range(steps):
         missing = self.need*(self.n_in==0)
         if missing.sum()<best: best,best_x = missing.sum(),self.x.copy()
-        if best==0 or (best<.5 and step>200): break        # below .5: only classes with too few groups
+        if best==0 or (best<.5 and step>200): break    # below .5: only classes with too few groups
         where = np.argwhere(missing)
         p,s = where[self.rng.choice(len(where), p=missing[missing>0]/missing.sum())]
         types = self._some(self.has[:-1,s], 1000)
@@ -266,7 +269,7 @@ def _some(self:_Allotment, mask, n):
 # %% ../nbs/03_split.ipynb #1353682c
 @patch
 def _gains(self:_Allotment, p, q, i, j):
-    "Change of the cost (i, j) if a group of each type `i` in part `p` is swapped with one of each `j` in `q`"
+    "Change of the cost (i, j) if a group of type `i` in part `p` is swapped with one of `j` in `q`"
     a,b,w = self.surplus[i],self.surplus[j],self.weight[p]+self.weight[q]
     slope = 2*(self.weight[p]*self.off[p] - self.weight[q]*self.off[q])
     out,in_ = (a*a)@w - a@slope,(b*b)@w + b@slope
@@ -306,7 +309,7 @@ def refine(
     "Swap until nothing helps, at most `steps` times"
     parts = range(len(self.fractions))
     pairs,idle = [(p,q) for p in parts for q in range(p)],0
-    patience = 1 if len(self.n)<=192 else 20     # above 192 types a failed draw proves nothing
+    patience = 1 if len(self.n)<=192 else 20    # above 192 types a failed draw proves nothing
     for _ in range(steps):
         idle = 0 if any([self.swap(p, q) for p,q in pairs]) else idle+1
         if idle>=patience: break
@@ -336,36 +339,38 @@ def _fingerprints(groups, strata):
     "Number of each group that is equal for groups with equal counts in all `strata`"
     keys = np.random.default_rng(0).integers(0, 2**63, len(strata)+1, dtype=np.uint64)
     rows = np.full(len(groups), keys[-1])
-    for key,col in zip(keys, strata): rows += col*key                        # wraps around at 2**64, which does no harm
+    for key,col in zip(keys, strata): rows += col*key    # wraps around at 2**64: no harm
     res = np.zeros(groups.max()+1, np.uint64)
     np.add.at(res, groups, rows)
     return res
 
 def _group_types(groups, strata):
-    "Type of each group, number of groups of each type, and counts (types, strata+1) of a group of it"
+    "Type of each group, number of groups of each, and counts (types, strata+1) of one"
     prints = _fingerprints(groups, strata)
-    _,first,types,n = np.unique(prints, return_index=True, return_inverse=True, return_counts=True)
+    which = dict(return_index=True, return_inverse=True, return_counts=True)
+    _,first,types,n = np.unique(prints, **which)
     counts = [np.bincount(groups, o)[first] for o in [*strata, np.ones(len(groups))]]
     return types,n,np.column_stack(counts)
 
 # %% ../nbs/03_split.ipynb #573b39ba
 def _check_fractions(fractions, n_groups):
-    "Raise `ValueError` unless `fractions` are 2 or 3 positive numbers that sum to 1 and there are groups enough"
+    "Raise `ValueError` unless `fractions` sum to 1 and there are groups enough"
     said = f'fractions {tuple(fractions)}'
     if len(fractions) not in (2,3):
         raise ValueError(f"{said}: expected two (train, valid) or three (train, valid, test)")
     if not all(f>0 for f in fractions) or abs(sum(fractions)-1)>1e-6:
         raise ValueError(f"{said} are to be positive and to sum to 1")
     if n_groups<len(fractions):
-        raise ValueError(f"{n_groups} groups cannot fill {len(fractions)} parts: expected at least one group for each")
+        raise ValueError(f"{n_groups} groups cannot fill {len(fractions)} parts: "
+                         "expected at least one group for each")
 
 def _shuffle_keys(df, col, seed):
-    "Number of each row that depends on the text in `col` and on `seed`, not on the order of the rows"
-    text = df[col].astype(str).to_numpy(object) if col else np.arange(len(df)).astype(str).astype(object)
-    return pd.util.hash_array(text, hash_key=f'{seed % 10**16:016}')
+    "Number of each row that depends on the text in `col` and on `seed`, not on their order"
+    text = df[col].astype(str) if col else pd.Series(np.arange(len(df)).astype(str))
+    return pd.util.hash_array(text.to_numpy(object), hash_key=f'{seed % 10**16:016}')
 
 def _deal_types(types, x, keys):
-    "Part of each group: those of one type in the order of their `keys`, as many to each part as `x` says"
+    "Part of each group: of one type in the order of their `keys`, as many as `x` says"
     res = np.empty(len(types), int)
     parts = np.tile(np.arange(x.shape[1]), len(x))
     res[np.lexsort([keys, types])] = np.repeat(parts, x.ravel())
@@ -374,7 +379,8 @@ def _deal_types(types, x, keys):
 def _deal_groups(groups, strata, schema, fractions, seed, row_keys):
     "Part (N,) of each row: groups dealt so that the strata are alike"
     required = [c!=_open_answer(schema[p]) for p,c in strata] + [False]
-    types,n,counts = _group_types(groups, [strata.iloc[:,i].to_numpy() for i in range(strata.shape[1])])
+    columns = [strata.iloc[:,i].to_numpy() for i in range(strata.shape[1])]
+    types,n,counts = _group_types(groups, columns)
     x = _Allotment(counts, n, fractions, required, seed).solve().x[:-1]
     keys = np.full(len(types), 2**64-1, np.uint64)
     np.minimum.at(keys, groups, row_keys)
@@ -384,12 +390,12 @@ def _deal_groups(groups, strata, schema, fractions, seed, row_keys):
 def split_table(
     df:pd.DataFrame,            # table of labels, one row a crop
     schema:Schema,              # its schema
-    fractions=(.7, .18, .12),   # shares of train, valid and (if three) test; HPv2's by default
-    group='auto',               # the best that the table tells, or column(s), 'folder:N'; False: only the photo
+    fractions=(.7, .18, .12),    # shares of train, valid and (if three) test; HPv2's by default
+    group='auto',    # the best that the table tells, column(s), 'folder:N'; False: photo
     seed:int=42,                # another seed, another split
-    img_dir=None,               # folder of the pictures: near-duplicates stay together as well
+    img_dir=None,    # folder of the pictures: near-duplicates stay together as well
 )->pd.DataFrame: # `df` with a column `split`; `attrs['group']` says what was kept together
-    "Split `df` so that no photo and no `group` is in two parts and every class has about the same share in each"
+    "Split `df`: no photo and no `group` in two parts, every class with about the same share in each"
     strata = label_strata(check_twice(df), schema)
     table,cols,found = with_groups(df, schema, group, len(fractions), img_dir)
     groups = group_rows(table, cols)
@@ -403,16 +409,17 @@ def split_table(
 # %% ../nbs/03_split.ipynb #7cfc8027
 def _split_parts(df):
     "Parts that occur in `df.split`, in order; raises `ValueError` for anything else in it"
-    if 'split' not in df: raise KeyError(f"no column 'split' in the table; it has {list(df.columns)}")
+    if 'split' not in df:
+        raise KeyError(f"no column 'split' in the table; it has {list(df.columns)}")
     if df.empty: raise ValueError("the table is empty: expected at least one crop")
     bad = df[~df.split.isin(PARTS)].split
     if len(bad):
-        raise ValueError(f"column 'split': {bad.unique()[:5].tolist()} (rows {bad.index[:5].tolist()}), "
-                         f"expected {', '.join(PARTS)}")
+        values,rows = bad.unique()[:5].tolist(),bad.index[:5].tolist()
+        raise ValueError(f"column 'split': {values} (rows {rows}), expected {', '.join(PARTS)}")
     return [p for p in PARTS if (df.split==p).any()]
 
 def _overlap(df, cols, parts):
-    "Values of `cols` that are in more than one part, with their rows; and the rows that are in train as well"
+    "Values of `cols` in more than one part; and the rows whose value is in train as well"
     res,part,seen = [],df.split.map(parts.index).to_numpy(int),np.zeros(len(df), bool)
     for c in cols:
         values = _codes(df, c)
@@ -435,7 +442,8 @@ def _share_table(strata, split, parts):
 def _why_missing(n, n_parts):
     "Why a class of `n` groups is not in each of the parts"
     if n==0: return 'not in the table'
-    return f'too few groups for {n_parts} parts' if n<n_parts else 'groups enough: the split missed it'
+    if n<n_parts: return f'too few groups for {n_parts} parts'
+    return 'groups enough: the split missed it'
 
 def _missing_classes(strata, split, groups, parts):
     "Strata that some part lacks, and why"
@@ -455,29 +463,33 @@ def _part_sizes(split, groups, parts):
     return pd.DataFrame(rows, columns=['part', 'crops', 'share', 'groups'])
 
 def _twins(df, img_dir):
-    "Near-duplicates in different parts, by their pictures in `img_dir`; and the pictures that cannot be read"
+    "Near-duplicates in different parts, and the pictures that cannot be read"
     files,split = df[crop_column(df)].to_numpy(),df.split.to_numpy()
     pairs = find_near_duplicates(files, img_dir)
     lost = [files[i] for i in pairs.attrs['unreadable']]
     if len(lost)==len(df):
-        raise ValueError(f"not one picture in {img_dir}, the first is {lost[0]!r}: is it the right folder?")
+        raise ValueError(f"not one picture in {img_dir}, the first is {lost[0]!r}: "
+                         "is it the right folder?")
     pairs = pairs[split[pairs.a]!=split[pairs.b]]
     a,b = pairs.a.to_numpy(),pairs.b.to_numpy()
     table = pairs.assign(file=files[a], part=split[a], file_2=files[b], part_2=split[b])
-    return table[['file', 'part', 'file_2', 'part_2', 'likeness', 'mirrored', 'same_bytes', 'a', 'b']],lost
+    first = ['file', 'part', 'file_2', 'part_2']
+    return table[first+['likeness', 'mirrored', 'same_bytes', 'a', 'b']],lost
 
 # %% ../nbs/03_split.ipynb #cd195f69
 class SplitAudit:
     "What `audit_split` found about a split, see its properties"
-    def __init__(self, table, overlap, unreachable, counts, judged_by='', twins=None, unreadable=(), seen=None):
-        self.table = table              # share of every class, in the whole and in each part
+    def __init__(
+        self, table, overlap, unreachable, counts, judged_by='', twins=None, unreadable=(), seen=None
+    ):
+        self.table = table    # share of every class, in the whole and in each part
         self.overlap = overlap          # groups in two parts
         self.unreachable = unreachable  # classes missing from a part, and why
         self.counts = counts            # size of each part
-        self.judged_by = judged_by      # what tells which photos show one house; '' if nothing does
+        self.judged_by = judged_by    # what tells which photos show one house; '' if nothing does
         self.twins = twins              # near-duplicates in two parts; None: not searched
         self.unreadable = unreadable    # pictures that could not be compared
-        self.seen = seen                # (N,) bool: rows of valid or test that show something of train
+        self.seen = seen    # (N,) bool: rows of valid or test that show something of train
 
 def _seen_twins(split, twins, seen):
     "`seen`, and the rows of valid or test that have a near-duplicate in train"
@@ -498,7 +510,7 @@ def audit_split(
     group='auto',    # what must not be torn apart, as for `split_table`; the photo never must
     img_dir=None,    # folder of the pictures: near-duplicates in different parts are searched
 )->SplitAudit: # its `table`, `overlap`, `unreachable`, `counts`, `twins`, `ok` and `plot()`
-    "Look for groups and pictures in two parts of `df`, for class shares that differ, and for missing classes"
+    "Look for what is in two parts of `df`, for class shares that differ, and for missing classes"
     parts = _split_parts(df)
     table,cols,found = with_groups(check_twice(df), schema, group, len(parts))
     groups,strata = group_rows(table, cols),label_strata(df, schema)
@@ -508,7 +520,8 @@ def audit_split(
     overlap,seen = _overlap(table, _group_cols(table, cols), parts)
     twins,lost = (None, []) if img_dir is None else _twins(df, img_dir)
     if twins is not None: seen = _seen_twins(df.split.to_numpy(), twins, seen)
-    shares,lacks = _share_table(strata, df.split, parts),_missing_classes(classes, df.split, groups, parts)
+    shares = _share_table(strata, df.split, parts)
+    lacks = _missing_classes(classes, df.split, groups, parts)
     sizes,judge = _part_sizes(df.split, groups, parts),_judge_name(group, cols, found)
     return SplitAudit(shares, overlap, lacks, sizes, judge, twins, lost, seen)
 
@@ -523,10 +536,10 @@ def worst(
 @patch(as_prop=True)
 def ok(
     self:SplitAudit,
-)->bool|None: # False: something is wrong; None: nothing is, but views of one house are not judged
+)->bool|None: # False: something is wrong; None: nothing is, but not everything was judged
     "Is no group and no picture in two parts, and every class in each part that it can reach?"
-    twins = self.twins is not None and len(self.twins)>0
-    if len(self.overlap) or twins or self.unreachable.why.str.contains('missed').any(): return False
+    missed = self.unreachable.why.str.contains('missed').any()
+    if len(self.overlap) or missed or len(() if self.twins is None else self.twins): return False
     return True if self.judged_by else None
 
 @patch
@@ -536,14 +549,16 @@ def _lines(self:SplitAudit):
     yield ', '.join(f'{o.part} {o.crops:,} ({o.share:.1%}, {o.groups:,} groups)' for o in sizes)
     torn = self.overlap.column.value_counts()
     yield 'in two parts: ' + (', '.join(f'{n:,} of {c}' for c,n in torn.items()) or 'none')
-    if self.judged_by: yield f'views of one house: judged by {self.judged_by}'
-    else: yield 'views of one house: NOT JUDGED, nothing tells which photos show the same house; name a group'
+    nothing = 'NOT JUDGED, nothing tells which photos show the same house; name a group'
+    yield 'views of one house: ' + (f'judged by {self.judged_by}' if self.judged_by else nothing)
     if self.twins is None: yield 'near-duplicates: not searched, name the folder of the pictures'
     else: yield f'near-duplicates in two parts: {len(self.twins):,} pairs' + self._unread()
-    yield f"largest deviation of a share: {100*w.deviation:.2f} points ({w.property} {w['class']!r})"
+    which = f"{w.property} {w['class']!r}"
+    yield f'largest deviation of a share: {100*w.deviation:.2f} points ({which})'
     yield f'classes missing from a part: {len(self.unreachable)}'
     for o in self.unreachable.itertuples():
-        yield f"  {o.property} {o._2!r} is not in {o.missing.replace('|', ', ')}: {o.groups} groups, {o.why}"
+        where = o.missing.replace('|', ', ')
+        yield f'  {o.property} {o._2!r} is not in {where}: {o.groups} groups, {o.why}'
 
 @patch
 def _unread(self:SplitAudit):
@@ -556,7 +571,8 @@ def __repr__(self:SplitAudit): return '\n'.join(self._lines())
 
 @patch
 def _repr_html_(self:SplitAudit):
-    return f"<pre>{self}</pre>" + self.table.to_html(index=False, float_format='{:.4f}'.format)
+    table = self.table.to_html(index=False, float_format='{:.4f}'.format)
+    return f'<pre>{self}</pre>{table}'
 
 # %% ../nbs/03_split.ipynb #2195a4c1
 def _scores(prop, truth, answers):
@@ -577,13 +593,15 @@ def leak_gain(
     "How much the scores of `part` gain from rows that show something of the training part"
     rows = (df.split==part).to_numpy()
     if len(answers)!=rows.sum():
-        raise ValueError(f"{len(answers)} answers for {rows.sum()} rows of {part}: expected one each")
+        said = f"{len(answers)} answers for {rows.sum()} rows of {part}"
+        raise ValueError(f"{said}: expected one each")
     fresh,res = ~audit.seen[rows],[]
     for p in schema:
         truth,given = p.encode(df[p.name][rows]),p.encode(answers[p.name])
         all_,rest = _scores(p, truth, given),_scores(p, truth[fresh], given[fresh])
         gain = {f'{k}_gain': all_[k]-rest[k] for k in ('accuracy', 'f1_macro')}
-        res.append(dict(property=p.name, **all_, **{f'{k}_unseen':v for k,v in rest.items()}, **gain))
+        rest = {f'{k}_unseen':v for k,v in rest.items()}
+        res.append(dict(property=p.name, **all_, **rest, **gain))
     return pd.DataFrame(res)
 
 # %% ../nbs/03_split.ipynb #81799925
@@ -636,15 +654,17 @@ def _pool_single(strata):
 def _cut(strata, test_size, seed):
     "Rows of the larger and of the smaller part, stratified, as scikit-learn draws them"
     rows,strata = strata.index.to_numpy(),_pool_single(strata)
-    try: return train_test_split(rows, test_size=test_size, random_state=seed, shuffle=True, stratify=strata)
+    how = dict(test_size=test_size, random_state=seed, shuffle=True, stratify=strata)
+    try: return train_test_split(rows, **how)
     except ValueError as e:
-        raise ValueError(f"{len(strata)} crops are too few for the {strata.nunique()} strata of HPv2's split: {e}") from e
+        said = f"{len(strata)} crops are too few for the {strata.nunique()} strata of HPv2's split"
+        raise ValueError(f'{said}: {e}') from e
 
 def split_hpv2(
     df:pd.DataFrame, # table with complete, condition and security
     seed:int=42,     # `random_state` of both draws
 )->pd.DataFrame: # `df` with a column `split`: 70 % 'train', 18 % 'valid', 12 % 'test'
-    "Split `df` as Housing Passports v2 does: stratified, every crop for itself (photos are torn apart)"
+    "Split `df` as Housing Passports v2 does: stratified, photos torn apart"
     cols = ['complete', 'condition', 'security']
     lost = [c for c in cols if c not in df]
     if lost: raise KeyError(f"columns {lost} not in the table; it has {list(df.columns)}")
@@ -662,27 +682,31 @@ def write_splits(
     out_dir,         # folder, made if need be
     schema=None,     # schema to write beside the parts, as schema.json
 )->list: # the three paths
-    "Write `train.csv`, `valid.csv` and `test.csv` to `out_dir`, and what later steps need to know of them"
+    "Write `train.csv`, `valid.csv` and `test.csv` to `out_dir`, and notes for the steps after"
     _split_parts(check_twice(df))
-    out_dir,texts = Path(out_dir),{p: df[df.split==p].drop(columns='split').to_csv(index=False) for p in PARTS}
+    parts = {p: df[df.split==p].drop(columns='split') for p in PARTS}
+    texts,out_dir = {p: o.to_csv(index=False) for p,o in parts.items()},Path(out_dir)
     def _write(name, text):
-        return replace_file(out_dir/name, lambda o: Path(o).write_text(text, encoding='utf-8', newline=''))
+        def _to(part): Path(part).write_text(text, encoding='utf-8', newline='')
+        return replace_file(out_dir/name, _to)
     if schema is not None: _write('schema.json', schema.to_json())
     write_context(out_dir, df.attrs.get('buffer'))
     return [_write(f'{p}.csv', text) for p,text in texts.items()]
 
 # %% ../nbs/03_split.ipynb #76b09af7
 def read_splits(
-    data_dir, # folder with train.csv, valid.csv and test.csv, of `write_splits` or of Housing Passports
-    props=(), # label columns, read as text: a class '007' stays '007'; default: those of schema.json
+    data_dir, # folder with train.csv, valid.csv and test.csv
+    props=(), # label columns, read as text; default: those of schema.json, if it is there
 )->pd.DataFrame: # one table with a column `split`; `attrs['buffer']` if it is noted
-    "Read `train.csv`, `valid.csv` and `test.csv` of `data_dir` as one table; a picture in two of them is an error"
+    "Read the three parts in `data_dir` as one table; a picture in two of them is an error"
     data_dir = Path(data_dir)
     files = {p:data_dir/f'{p}.csv' for p in PARTS}
     lost = [o.name for o in files.values() if not o.is_file()]
     if lost:
-        raise FileNotFoundError(f"{', '.join(lost)} not in {data_dir}: train.csv, valid.csv and test.csv were expected")
-    if not props and (data_dir/'schema.json').is_file(): props = Schema.read(data_dir/'schema.json').names
+        raise FileNotFoundError(f"{', '.join(lost)} not in {data_dir}: "
+                                "train.csv, valid.csv and test.csv were expected")
+    beside = data_dir/'schema.json'
+    if not props and beside.is_file(): props = Schema.read(beside).names
     parts = [read_table(f, props).assign(split=p) for p,f in files.items()]
     df = pd.concat([o for o in parts if len(o)] or parts, ignore_index=True)
     buffer = read_context(data_dir)

@@ -23,7 +23,6 @@ from fastcore.imports import noop
 from fastcore.script import call_parse
 from fastai.callback.core import Callback
 from fastai.callback.tracker import SaveModelCallback, TrackerCallback
-from fastai.data.transforms import get_image_files
 from fastai.optimizer import Adam
 from fastai.torch_core import to_float
 from PIL import Image
@@ -32,13 +31,14 @@ from sklearn.calibration import CalibratedClassifierCV, calibration_curve
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from tqdm.auto import tqdm
 from ..schema import *
+from ..files import *
+from ..pictures import *
 from ..data import *
 from ..loss import *
 from ..metrics import *
 from ..learner import *
 from ..interpret import *
 from ..bundle import *
-from ..predict import normalize_crops
 from ..cli import users_errors
 from .attention import *
 
@@ -557,34 +557,53 @@ def calibrators(
 
 # %% ../../nbs/recipes/one_vs_rest.ipynb #52b9db03
 @patch
+def _bundle(self:OneVsRest, cls, fold):
+    "The model of one run"
+    return load_bundle(self.run_dir(cls, fold)/'model.safetensors', self.device)
+
+def _preprocessing(bundle):
+    "How `bundle` is shown its pictures"
+    return getattr(bundle, 'preprocessing', None) or Preprocessing(size=bundle.size)
+
+@patch
 def _class_probs(self:OneVsRest, cls, calibrator, xs, bs):
     "Calibrated probability of `cls` for uint8 pictures (N, H, W, 3), mean over the folds"
     res = []
     for f in self.folds:
-        bundle = load_bundle(self.run_dir(cls, f)/'model.safetensors', self.device)
+        bundle = self._bundle(cls, f)
+        show = lambda o: _preprocessing(bundle).normalize(o.to(bundle.device))
         with torch.inference_mode():
-            logits = torch.cat([bundle.model(normalize_crops(o.to(bundle.device)))[0].float().cpu() for o in xs.split(bs)])
+            logits = torch.cat([bundle.model(show(o))[0].float().cpu() for o in xs.split(bs)])
         res.append(calibrate(calibrator, (logits[:,1]-logits[:,0]).numpy()))
     return np.mean(res, 0)
 
 @patch
+def _read(self:OneVsRest, img, path, preprocessing):
+    "The picture `img` as the models are shown it, uint8 (H, W, 3)"
+    try: return np.array(preprocessing.read(Path(path)/img if isinstance(img, (str, Path)) else img))
+    except FileNotFoundError: raise FileNotFoundError(f"no picture {img} in {path}") from None
+
+@patch
 def predict(
     self:OneVsRest,
-    imgs,             # list of pictures, or one: paths relative to `path`, PIL images, arrays (H, W, 3) uint8 or bytes
+    imgs,             # pictures, or one: paths relative to `path`, PIL images, arrays (H, W, 3) or bytes
     path=None,        # folder that the paths are relative to; None: that of the training's pictures
     method='sigmoid', # of `fit_calibrator`
     bs=64,            # pictures in a batch
     chunk=500,        # pictures that are in memory at a time
-)->pd.DataFrame: # a row per picture: the label, its probability `p_LABEL`, and `p_LABEL:CLASS` for every class
+)->pd.DataFrame: # a row per picture: label, its probability `p_LABEL`, and `p_LABEL:CLASS` of every class
     "Combined answer of all models for new pictures"
     if isinstance(imgs, (str, Path, bytes, Image.Image)): imgs = [imgs]
-    curves,reader,parts = self.calibrators(method),CropReader(ifnone(path, self.path), self.recipe.size),[]
+    curves,parts,path = self.calibrators(method),[],ifnone(path, self.path)
+    prep = _preprocessing(self._bundle(self.classes[0], 0))
     for start in range(0, len(imgs), chunk):
-        xs = torch.stack([torch.from_numpy(np.array(reader.read(dict(file=o, row=start+i)))) for i,o in enumerate(imgs[start:start+chunk])])
-        parts.append(combine_binary(np.stack([self._class_probs(c, curve, xs, bs) for c,curve in zip(self.classes, curves)], 1)))
+        xs = np.stack([self._read(o, path, prep) for o in imgs[start:start+chunk]])
+        probs = [self._class_probs(c, o, torch.from_numpy(xs), bs) for c,o in zip(self.classes, curves)]
+        parts.append(combine_binary(np.stack(probs, 1)))
     probs = np.concatenate(parts) if parts else np.zeros((0, len(self.classes)))
     each = {f'p_{self.label}:{c}': probs[:,i] for i,c in enumerate(self.classes)}
-    return pd.DataFrame({self.label: self.prop.decode(probs), f'p_{self.label}': probs.max(1, initial=0), **each})
+    res = {self.label: self.prop.decode(probs), f'p_{self.label}': probs.max(1, initial=0), **each}
+    return pd.DataFrame(res)
 
 # %% ../../nbs/recipes/one_vs_rest.ipynb #4f64c456
 @patch(cls_method=True)
@@ -653,10 +672,25 @@ def write_report(
 
 # %% ../../nbs/recipes/one_vs_rest.ipynb #27b42811
 def _predict_folder(run, folder):
-    "Answers for the pictures below `folder`, as predictions.csv beside the models"
-    files = sorted(o.relative_to(folder).as_posix() for o in get_image_files(folder))
-    if not files: raise FileNotFoundError(f"no pictures in {folder}")
-    run.predict(files, folder).assign(file_name=files).set_index('file_name').to_csv(run.out_dir/'predictions.csv')
+    "Answers for the pictures below `folder`, as predictions.csv; what cannot be read is in predictions_report.csv"
+    found,out = list_pictures(folder),run.out_dir/'predictions.csv'
+    if not found: raise FileNotFoundError(f"no pictures in {folder} ({found!r})")
+    lost = check_pictures([Path(folder)/o for o in found], full=True)
+    names = {str(Path(folder)/o): o for o in found}
+    report = pd.DataFrame([(names[o], *why) for o,*why in lost], columns=['file_name', 'reason', 'value'])
+    files = [o for o in found if o not in set(report.file_name)]
+    res = run.predict(files, folder).assign(file_name=files).set_index('file_name')
+    replace_file(out, res.to_csv)
+    _say_predictions(found, report, out)
+
+def _say_predictions(found, report, out):
+    "Print how many pictures were answered, and write what could not be"
+    file = out.with_name('predictions_report.csv')
+    print(f'{len(found)-len(report)} of {len(found)} pictures answered: {out}')
+    if found.said: print(found.said)
+    if not len(report): file.unlink(missing_ok=True); return
+    replace_file(file, lambda part: report.to_csv(part, index=False))
+    for reason,n in report.reason.value_counts().items(): print(f'{reason}: {n} pictures, see {file}')
 
 @call_parse
 def hp_one_vs_rest(

@@ -25,7 +25,7 @@ from fastai.callback.core import Callback
 from fastai.callback.hook import *
 from fastai.callback.schedule import *
 from fastai.data.block import DataBlock
-from fastai.data.transforms import RandomSplitter, get_image_files
+from fastai.data.transforms import RandomSplitter
 from fastai.learner import Recorder
 from fastai.torch_core import set_seed
 from fastai.vision.augment import Resize, aug_transforms
@@ -37,7 +37,8 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
 from tqdm import tqdm
 from ..schema import *
-from ..clip import upright
+from ..files import *
+from ..pictures import *
 from ..split import *
 from ..data import *
 from ..loss import PropertyLoss
@@ -80,9 +81,11 @@ class Competition:
     test:pd.DataFrame  # id, file_name, and `site` where there is one
     schema:Schema      # one property, `label`
     form:pd.DataFrame  # submission format: index id, one column per class, both in the order of the answer
+    n_mended:int = 0   # file names that were found under another spelling
     def __repr__(self):
         sites = f", {self.train.site.nunique()} and {self.test.site.nunique()} sites" if 'site' in self.train and 'site' in self.test else ''
-        return f"{len(self.train):,} photos with a label, {len(self.test):,} without{sites}; {self.schema.props[0].n_classes} classes"
+        mended = f'; {self.n_mended} file names found under another spelling' if self.n_mended else ''
+        return f"{len(self.train):,} photos with a label, {len(self.test):,} without{sites}; {self.schema.props[0].n_classes} classes{mended}"
 
 def _features(file):
     "Table of ids, files and sites"
@@ -102,10 +105,18 @@ def _same_ids(a, b, a_name, b_name):
         if len(lost): raise ValueError(f"{len(lost)} ids of {x_name} are not in {y_name}: {_few(lost)}")
 
 # %% ../../nbs/recipes/wildlife.ipynb #94e492f8
-def _check_images(df, path):
-    "Raise `FileNotFoundError` that names ids without an image"
-    lost = df[[not (path/str(f)).is_file() for f in df.file_name]]
-    if len(lost): raise FileNotFoundError(f"{len(lost)} ids have no image in {path}: {_few(f'{o.id} ({o.file_name})' for o in lost.itertuples())}")
+def _find_images(df, path):
+    "`df` with the names of the images that are there; raises an error that names ids without one"
+    finder = FileFinder(path, df.file_name.tolist())
+    found = [finder.find(o) for o in df.file_name]
+    lost = [f'{id_} ({name}{f"; {o.note}" if o.note else ""})' for id_,name,o in zip(df.id, df.file_name, found) if o.path is None]
+    if lost: raise FileNotFoundError(f"{len(lost)} ids have no image in {path}: {_few(lost)}")
+    return df.assign(file_name=[o.path for o in found]),sum(bool(o.note) for o in found)
+
+def _check_readable(names, path):
+    "Raise `ValueError` that names images whose header cannot be read"
+    bad = check_pictures([path/o for o in names])
+    if bad: raise ValueError(f"{len(bad)} images cannot be read: {_few(f'{file} ({reason})' for file,reason,_ in bad)}")
 
 def read_competition(
     path,                       # folder with train_features.csv, train_labels.csv, test_features.csv and submission_format.csv
@@ -124,16 +135,16 @@ def read_competition(
     for col in ('id', 'file_name'):
         both = train[col][train[col].isin(test[col])]
         if len(both): raise ValueError(f"{len(both)} photos are in train_features.csv and in test_features.csv, by their {'id' if col=='id' else 'filepath'}: {_few(both)}")
-    for df in (train, test): _check_images(df, path)
+    (train,n),(test,m) = _find_images(train, path),_find_images(test, path)
+    _check_readable([*train.file_name, *test.file_name], path)
     train = train.merge(labels.assign(label=onehot_labels(labels, classes))[['id','label']], on='id')
-    return Competition(path, train, test, Schema([Property('label', classes)]), form.set_index('id'))
+    return Competition(path, train, test, Schema([Property('label', classes)]), form.set_index('id'), n+m)
 
 # %% ../../nbs/recipes/wildlife.ipynb #3506409b
 def _photo_names(path):
     "Paths of the images below `path`, relative to it, sorted"
-    path = Path(path)
-    files = sorted(o.relative_to(path).as_posix() for o in get_image_files(path))
-    if not files: raise FileNotFoundError(f"no images in {path}")
+    files = list_pictures(path)
+    if not files: raise FileNotFoundError(f"no images in {path} ({files!r})")
     return files
 
 def table_from_folders(
@@ -457,6 +468,13 @@ class CountEpochs(Callback):
         "One epoch more"
         self.bar.update(); self.bar.set_postfix(loss=f'{self.recorder.values[-1][1]:.3f}')
 
+def _never_zero(probs, n):
+    "`probs` (N, n_classes) with 1 in `n`+1 for a class that training never saw; the log loss forgives no 0"
+    unseen = probs<=0
+    if not unseen.any(): return probs
+    probs = np.where(unseen, 1/(n+1), probs)
+    return probs/probs.sum(1, keepdims=True)
+
 def _fold_answers(comp, s, df, file=None, num_workers=None, cbs=None):
     "Answers of one network for its validation photos and for the test; kept beside the network, and read from there if they are the same again"
     key,valid = _fold_key(comp, s, df),df[df.split=='valid']
@@ -466,7 +484,8 @@ def _fold_answers(comp, s, df, file=None, num_workers=None, cbs=None):
     learn = wildlife_learner(wildlife_dls(df, comp.schema, comp.path, s, num_workers), s)
     with learn.no_bar(), learn.no_logging(), learn.added_cbs(cbs): train_wildlife(learn, s)
     if not np.isfinite(learn.history.table.valid_loss.iloc[-1]): raise ValueError(f"the training of {s.arch} diverged: its loss is not finite; a rate below {s.lr:g} is needed")
-    res = [class_probs(learn, o, s.n_tta, s.seed) for o in (valid, comp.test)]
+    n = len(df)-len(valid)
+    res = [_never_zero(class_probs(learn, o, s.n_tta, s.seed), n) for o in (valid, comp.test)]
     if file:
         save_network(learn, file, s, _fold_scores(comp, valid, res[0]))
         learn.history.table.to_csv(file.with_name(f'{file.name}.csv'), index=False)
