@@ -56,7 +56,7 @@ from ..model import *
 from ..metrics import *
 from ..learner import *
 from ..resume import *
-from ..resume import _differences
+from ..resume import settings_differences
 from ..bundle import *
 from ..bundle import _load_weights, _plain, _safetensors_header
 from ..cli import at_least, users_errors
@@ -1017,7 +1017,7 @@ def _what_differs(old, told):
     "Where a training that was noted differs from the one that is `told`, as texts"
     images = [f'another image or mask to {what}' for k,what in (('train','train on'),
               ('valid','validate on')) if old[k]!=told[k]]
-    return _differences(old['settings'], told['settings'])+images
+    return settings_differences(old['settings'], told['settings'])+images
 
 def _is_trained(out, told):
     "Does the folder `out` hold the training `told`, finished? `ValueError` where it holds another one"
