@@ -7,8 +7,8 @@ Docs: https://hp-fastai.github.io/hp_fastai/learner.html.md"""
 # %% auto #0
 __all__ = ['is_training', 'History', 'WholeLoss', 'SmoothLoss', 'seen_classes', 'PropertyLearner', 'SeenClasses',
            'TrainingDiverged', 'batch_items', 'StopWhenDiverged', 'has_bf16', 'DeviceMixedPrecision', 'mixed_precision',
-           'property_learner', 'plot_history', 'PropertyMix', 'PropertyMixUp', 'PropertyCutMix', 'AverageWeights',
-           'FreezeBatchNorm']
+           'SamePreprocessing', 'property_learner', 'plot_history', 'PropertyMix', 'PropertyMixUp', 'PropertyCutMix',
+           'AverageWeights', 'FreezeBatchNorm']
 
 # %% ../nbs/08_learner.ipynb #16955a78
 import warnings
@@ -199,12 +199,12 @@ class SeenClasses(Callback):
     "Keeps account of the classes that have an example in training, and says which have none"
     def before_fit(self):
         "Tell the loss; warn once"
-        if not is_training(self.learn): return
-        old = self.learn.trained_classes
-        self.learn.trained_classes = self.learn.seen_in_training()
+        old,seen = self.learn.trained_classes,self.learn.seen_in_training()
+        if seen is None or not is_training(self.learn): return
+        self.learn.trained_classes = seen
         self.learn.tell_seen()
         unseen = self.learn.rule.unseen()
-        if unseen and old!=self.learn.trained_classes: warnings.warn(_say_unseen(self.learn.schema, unseen))
+        if unseen and old!=seen: warnings.warn(_say_unseen(self.learn.schema, unseen))
 
 # %% ../nbs/08_learner.ipynb #433a6b64
 class TrainingDiverged(ValueError):
@@ -374,9 +374,35 @@ def mixed_precision(
     if not on: return learn
     return learn.to_bf16() if has_bf16(learn.dls.device) else learn.to_fp16()
 
+# %% ../nbs/08_learner.ipynb #4037e2da
+class SamePreprocessing(Callback):
+    "Refuses a loader that prepares its crops otherwise than the learner's own"
+    order = -60
+    def before_validate(self):
+        "Compare the loader with the learner's"
+        reader = getattr(self.dl, 'reader', None)
+        if reader is None or reader.preprocessing is None: return
+        theirs,ours = (o.replace(buffer=None) for o in (reader.preprocessing, self.learn.dls.preprocessing))
+        if theirs==ours: return
+        odd = [f'{k} {v}, the learner {getattr(ours, k)}' for k,v in vars(theirs).items() if v!=getattr(ours, k)]
+        raise ValueError(f"this loader prepares crops with {odd[0]}: take a loader of `learn.dls`, such as `learn.dls.test_dl(...)`")
+
+def _learner_dls(dls, schema):
+    "`dls` as loaders that know their schema and their preprocessing"
+    if not isinstance(dls, PropertyDataLoaders): return PropertyDataLoaders.from_dls(dls, schema)
+    if schema in (None, dls.schema): return dls
+    raise ValueError(f"schema: the loaders have one of their own, with {', '.join(dls.schema.names)}")
+
+def _learner_path(path):
+    "The folder `path`, made if it is not there"
+    path = Path(path)
+    try: path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError): raise ValueError(f"path {path}: a folder was expected, there is a file") from None
+    return path
+
 # %% ../nbs/08_learner.ipynb #46b2de11
 def property_learner(
-    dls:PropertyDataLoaders,   # loaders that carry their schema
+    dls:PropertyDataLoaders,   # loaders that carry their schema, or of a `DataBlock` with a `MultiCategoryBlock` per property
     arch='convnextv2_tiny',    # timm model
     pretrained=True,           # download ImageNet weights through timm?
     weights=None,              # file with the backbone's weights, instead of a download
@@ -390,18 +416,27 @@ def property_learner(
     lr=1e-3,                   # rate where a call of `fit` names none
     wd=.01,                    # weight decay (torch's AdamW: 0.01)
     cbs=None,                  # more callbacks
-    path='.',                  # folder for saved models and the log
+    path='.',                  # folder for saved models and the log; made at once
     log='history.csv',         # file of the log in `path`; None: only in `learn.history`
     amp=None,                  # mixed precision? None: on a CUDA GPU
     seed=42,                   # of the heads' first weights, the augmentation and the dropout
+    schema=None,               # properties of hand-made loaders, in the order of their blocks
     **kwargs,                  # the architecture's own arguments: img_size, pad_type...
 )->PropertyLearner: # frozen up to the heads if the backbone has learned before
     "A learner for the properties of `dls` on a timm backbone"
+    path,dls,learned = _learner_path(path),_learner_dls(dls, schema),pretrained or weights is not None
     set_seed(seed)
-    model = PropertyModel(dls.schema, arch, pretrained, weights, drop_rate, drop_path_rate, head, hidden_size, **kwargs)
-    learn = PropertyLearner(dls, model, loss_func or PropertyLoss(dls.schema, dls.class_weights()), opt_func, lr, property_splitter,
-                            [History(log), *listify(cbs)], property_metrics(dls.schema) if metrics is None else metrics, path, wd=wd)
-    if pretrained or weights is not None: learn.freeze()
+    model = PropertyModel(dls.schema, arch, pretrained, weights, drop_rate, drop_path_rate, head, hidden_size,
+                          dls.size, **kwargs)
+    dls = dls.for_arch(model.backbone)
+    dls.say_doubts(model.backbone if learned else None, loss_func is None)
+    say_license(model.weights)
+    set_seed(seed)
+    loss = loss_func or PropertyLoss(dls.schema, dls.class_weights())
+    metrics = property_metrics(dls.schema) if metrics is None else metrics
+    learn = PropertyLearner(dls, model, loss, opt_func, lr, property_splitter,
+                            [History(log), SamePreprocessing(), *listify(cbs)], metrics, path, wd=wd)
+    if learned: learn.freeze()
     return mixed_precision(learn, amp)
 
 # %% ../nbs/08_learner.ipynb #9b23b505
