@@ -7,11 +7,10 @@ Docs: https://hp-fastai.github.io/hp_fastai/annotations.html.md"""
 # %% auto #0
 __all__ = ['BOX_REASONS', 'UNITS', 'READERS', 'FORMATS', 'PHOTO_COLUMNS', 'SCORE_COLUMNS', 'CATEGORY_COLUMNS', 'CORNER_COLUMNS',
            'SIDE_COLUMNS', 'SIZE_COLUMNS', 'FRAMES', 'HPV2_ATTRIBUTES', 'CATEGORY', 'FRAME_DOUBTS', 'table_of',
-           'Problems', 'parse_box', 'Box', 'PhotoBoxes', 'Annotations', 'photo_name', 'declared_size', 'Collector',
-           'size_text', 'has_size', 'upright_box', 'corner_fault', 'coco_corners', 'rotated_hull', 'outline_box',
-           'check_units', 'read_annotations', 'xml_root', 'TablePhotos', 'Frame', 'photo_text', 'find_frame',
-           'turn_box', 'box_fault', 'place_boxes', 'is_dropped', 'Labels', 'find_photos', 'doubtful_photo',
-           'plot_frames', 'write_coco', 'write_cvat']
+           'Problems', 'parse_box', 'Box', 'PhotoBoxes', 'Annotations', 'photo_name', 'declared_size', 'corner_fault',
+           'coco_corners', 'rotated_hull', 'outline_box', 'check_units', 'check_corners', 'read_annotations', 'Frame',
+           'find_frame', 'turn_box', 'box_fault', 'place_boxes', 'is_dropped', 'Labels', 'find_photos',
+           'doubtful_photo', 'plot_frames', 'write_coco', 'write_cvat']
 
 # %% ../nbs/01b_annotations.ipynb #f845e082
 import json, math, re
@@ -221,9 +220,12 @@ def declared_size(
     return (None if size==(None, None) else size), None in size
 
 # %% ../nbs/01b_annotations.ipynb #eabc206e
-class Collector:
+class _Collector:
     "Photos, boxes and problems of a file while it is read"
-    def __init__(self, units='pixels', upright=False):
+    def __init__(self,
+        units='pixels', # of the boxes
+        upright=False   # does the format say that boxes are in the upright frame?
+    ):
         self.units,self.upright = units,upright
         self.by_name,self.by_id,self.sizes,self.seen = {},{},{},{}
         self.problems,self.n_photos,self.n_boxes = Problems(),0,0
@@ -232,7 +234,7 @@ class Collector:
 # %% ../nbs/01b_annotations.ipynb #7921747f
 @patch
 def photo(
-    self:Collector,
+    self:_Collector,
     name,       # file name as the file has it
     id_=None,   # image id
     width=None, # as the file has it
@@ -257,7 +259,7 @@ def photo(
     return photo
 
 @patch
-def _note_id(self:Collector, photo, key, id_, again, where):
+def _note_id(self:_Collector, photo, key, id_, again, where):
     "Remember which photo the id means"
     if not key: self.problems.add('image id missing', '', **where); return
     known = self.by_id.setdefault(key, [])
@@ -268,7 +270,7 @@ def _note_id(self:Collector, photo, key, id_, again, where):
 # %% ../nbs/01b_annotations.ipynb #5296a12b
 @patch
 def find_photo(
-    self:Collector,
+    self:_Collector,
     id_ # image id of an annotation
 ): # the `PhotoBoxes` or None, and (reason, value) if the box cannot stay
     "The photo of image `id_`"
@@ -278,7 +280,7 @@ def find_photo(
     names = ', '.join(o.name for o in found[:3])
     return found[0],('image id ambiguous', f'{id_}: {names}')
 
-def size_text(
+def _size_text(
     size # (width, height); either may be None
 )->str: # such as '400 x 300'
     "A size for people"
@@ -288,7 +290,7 @@ def size_text(
 # %% ../nbs/01b_annotations.ipynb #7952c2ee
 @patch
 def box(
-    self:Collector,
+    self:_Collector,
     photo,    # its `PhotoBoxes`; None: unknown
     ann,      # `Box`, with `corners` if they could be read
     fault=None,   # (reason, value) that costs the box
@@ -300,7 +302,7 @@ def box(
     self._count(ann)
     if not fault and photo and not photo.usable: fault = 'file name unusable',photo.name
     if not fault: fault = self._repeated(photo, ann)
-    if not fault and ann.rotation and self.units=='share' and not has_size(photo):
+    if not fault and ann.rotation and self.units=='share' and not _has_size(photo):
         fault = 'size of the photo missing','a rotated box in shares of it'
     dropped = bool(fault) and BOX_REASONS[fault[0]]
     name,at = (photo.name, (photo.at, ann.at)) if photo else ('', (math.inf, ann.at))
@@ -309,11 +311,11 @@ def box(
     if dropped: return
     if frame: photo.frames[len(photo.boxes)] = frame
     photo.anns.append(ann)
-    photo.boxes.append(upright_box(photo, ann))
+    photo.boxes.append(_upright_box(photo, ann))
 
-def has_size(photo): return photo.declared is not None and None not in photo.declared
+def _has_size(photo): return photo.declared is not None and None not in photo.declared
 
-def upright_box(
+def _upright_box(
     photo, # `PhotoBoxes`
     ann    # `Box` of it
 )->list: # [left, top, right, bottom]
@@ -325,7 +327,7 @@ def upright_box(
 
 @patch
 def tell(
-    self:Collector,
+    self:_Collector,
     photo,  # `PhotoBoxes`
     reason, # one of `BOX_REASONS`
     value   # what was found
@@ -334,14 +336,14 @@ def tell(
     self.problems.add(reason, value, photo.name, at=(photo.at, -1))
 
 @patch
-def _count(self:Collector, ann):
+def _count(self:_Collector, ann):
     "Categories and attributes, for people who look what a file has"
     self.categories[label_text(ann.category)] += 1
     for k,v in ann.attributes.items():
         self.attributes.setdefault(k, Counter())[label_text(v)] += 1
 
 @patch
-def _repeated(self:Collector, photo, ann):
+def _repeated(self:_Collector, photo, ann):
     "What is wrong with the annotation's id, as (reason, value), or None"
     if (key := _id_text(ann.ann_id))=='': return 'annotation id missing',ann.ann_id
     first = self.seen.setdefault(key, (photo.name, ann.corners, ann.rotation, ann))
@@ -352,7 +354,7 @@ def _repeated(self:Collector, photo, ann):
 # %% ../nbs/01b_annotations.ipynb #d03875cb
 @patch
 def finish(
-    self:Collector,
+    self:_Collector,
     format, # of the file
     name,   # of the file
     notes=()# what was assumed about the whole file
@@ -360,13 +362,13 @@ def finish(
     "What was collected, once all is read"
     for photo in self.by_name.values():
         sizes = self.sizes[photo.at]
-        if len(sizes)>1: self._drop_all(photo, ' and '.join(sorted(map(size_text, sizes))))
+        if len(sizes)>1: self._drop_all(photo, ' and '.join(sorted(map(_size_text, sizes))))
     photos = [o for o in self.by_name.values() if o.usable]
     return Annotations(photos, self.problems, format, name, self.n_photos, self.n_boxes,
                        self.categories, self.attributes, list(notes))
 
 @patch
-def _drop_all(self:Collector, photo, value):
+def _drop_all(self:_Collector, photo, value):
     "Drop all boxes of a photo that is listed in two sizes"
     for o in photo.anns:
         self.problems.add('photo listed in two sizes', value, photo.name, o, (photo.at, o.at))
@@ -496,10 +498,16 @@ def _coco_box(ann, names):
         notes.append(('box from an outline', 'polygon' if frame is None else 'mask'))
         if not _has_area(res.corners): fault = 'box empty'
     elif bbox is None or bbox==[]: fault = 'box missing'
-    else: res.corners,fault = coco_corners(bbox)
+    else: res.corners,fault = _told_corners(ann)
     if not fault and not frame and not _is_turned_outline(ann, res.corners):
         notes += _rotate(res, _rotation(res.attributes.get('rotation')))
     return res,(fault, bbox) if fault else None,notes,frame
+
+def _told_corners(ann):
+    "Corners of a `bbox`; Detectron2 says in `bbox_mode` 0 that they are corners already"
+    bbox,fault = ann['bbox'],coco_corners(ann['bbox'])[1]
+    if ann.get('bbox_mode')!=0 or fault in ('box not four numbers', 'box NaN or infinite'): return coco_corners(bbox)
+    return bbox,corner_fault(bbox)
 
 def _has_area(box): return box[2]>box[0] and box[3]>box[1]
 
@@ -523,7 +531,7 @@ def _category_names(categories):
 
 def _read_coco(coco, name, units):
     "Annotations of a COCO dict"
-    res,names = Collector(units or 'pixels'),_category_names(coco.get('categories'))
+    res,names = _Collector(units or 'pixels'),_category_names(coco.get('categories'))
     for im in coco['images']:
         im = im if isinstance(im, dict) else {}
         res.photo(im.get('file_name'), im.get('id'), im.get('width'), im.get('height'))
@@ -560,6 +568,25 @@ def check_units(
     if units=='share' and far>n/2:
         raise ValueError(f"{annotations.name}: {far} of {n} boxes reach beyond 2, the furthest to {reach.max():g}, "
                          "so they are no shares of the photo (0 to 1); leave `units='share'` (--units share) out")
+
+# %% ../nbs/01b_annotations.ipynb #ce63db80
+def _reads_as(box, size):
+    "Does COCO's bbox `box` leave the photo; and would it fit as corners?"
+    (x,y,w,h),(width,height) = box,size
+    return x+w>width+2 or y+h>height+2, x<w<=width+1 and y<h<=height+1
+
+def check_corners(
+    annotations # `Annotations` of a COCO file
+):
+    "Raise `ValueError` where `bbox` looks like corners"
+    photos = [o for o in annotations.photos if o.declared and None not in o.declared]
+    raws = [(ann.raw, o.declared) for o in photos for ann in o.anns if coco_corners(ann.raw)[0]==ann.corners]
+    found = [_reads_as(*o) for o in raws]
+    n_out = sum(out for out,_ in found)
+    if n_out<3 or n_out<.3*len(found) or not all(fits for _,fits in found): return
+    raise ValueError(f"{annotations.name}: {n_out} of {len(found)} boxes leave their photo as [x, y, width, height], "
+                     "and all fit as [left, top, right, bottom]; write COCO's bbox, or read it as it is with "
+                     "`units='pixels'` (--units pixels)")
 
 # %% ../nbs/01b_annotations.ipynb #4938436f
 READERS = {'coco': _read_coco}  # the others follow
@@ -618,7 +645,7 @@ def _folder_kind(path):
 
 def _xml_kind(path):
     "CVAT or Pascal VOC, by the root element"
-    root = xml_root(path)
+    root = _xml_root(path)
     known = dict(annotations='cvat', annotation='voc')
     if root not in known: _refuse(path, f'XML of unknown annotations, its root is {root!r}')
     return known[root]
@@ -666,12 +693,13 @@ def read_annotations(
     if format not in (None, kind): _refuse(name, f'{format} was expected, but it looks like {kind}')
     res = READERS[kind](data, name, units)
     if kind not in _SURE_UNITS: check_units(res, units)
+    if kind=='coco' and units is None: check_corners(res)
     return res
 
 # %% ../nbs/01b_annotations.ipynb #14895c4b
 class _Stop(Exception): "The root of an XML file is found"
 
-def xml_root(
+def _xml_root(
     path # XML file
 )->str: # tag of its root element
     "Root of an XML file, read without expanding anything; entities are refused"
@@ -686,7 +714,7 @@ def xml_root(
 
 def _elements(path, tag):
     "Elements `tag` of an XML file, one after the other; memory stays flat"
-    xml_root(path)
+    _xml_root(path)
     try:
         for event,el in ElementTree.iterparse(path, ('end',)):
             if el.tag==tag: yield el; el.clear()
@@ -746,7 +774,7 @@ def _cvat_box(el, number):
 
 def _read_cvat(path, name, units):
     "Annotations of a file of CVAT for images"
-    res = Collector(units or 'pixels')
+    res = _Collector(units or 'pixels')
     for im in _elements(path, 'image'):
         told = [im.get(o) for o in ('name', 'id', 'width', 'height')]
         photo = res.photo(*told, has_ids=False)
@@ -898,7 +926,7 @@ def _short_task(task):
 def _read_studio(data, name, units):
     "Annotations of Label Studio's JSON or JSON-MIN"
     if units: raise ValueError(f"{name}: Label Studio says itself that boxes are in percent; leave `units` out")
-    res = Collector()
+    res = _Collector()
     for task in data:
         task = task if isinstance(task.get('data'), dict) else _short_task(task)
         picked,note = _pick_annotation(task)
@@ -931,7 +959,7 @@ def _below(path):
 
 def _voc_root(file):
     "Root element of a VOC file"
-    root = xml_root(file)
+    root = _xml_root(file)
     if root!='annotation':
         raise ValueError(f"{file}: Pascal VOC was expected (root 'annotation'), its root is {root!r}")
     try: return ElementTree.parse(file).getroot()
@@ -980,7 +1008,7 @@ def _read_voc(path, name, units):
     found = [o for *_,el in files for o in el.findall('object/bndbox')]
     first = int(_counts_from_one([[_text_of(o, s) for s in _VOC_SIDES] for o in found]))
     counts = Counter(_text_of(el, 'filename') for *_,el in files)
-    res = Collector(units or 'pixels')
+    res = _Collector(units or 'pixels')
     for file,below,el in files:
         size = [el.findtext(f'size/{o}') for o in ('width', 'height')]
         told = _voc_name(file, below, _text_of(el, 'filename'), counts)
@@ -1003,7 +1031,7 @@ def _detection(det, names, number):
 def _read_detections(data, name, units):
     "Annotations of a json of MegaDetector"
     if units=='pixels': raise ValueError(f"{name}: MegaDetector's boxes are shares; leave `units` out")
-    res = Collector('share', upright=True)
+    res = _Collector('share', upright=True)
     named = data.get('detection_categories')
     names = {_id_text(k): v for k,v in named.items()} if isinstance(named, dict) else {}
     for im in data['images']:
@@ -1053,8 +1081,8 @@ def _columns(df, name):
     names = ', '.join(PHOTO_COLUMNS)
     if photo is None: raise KeyError(f"no column for the photo: one of {names} was expected; {has}")
     box = (text,) if text else corners or sides
-    four = 'boxes or box, or four such as left, top, right, bottom or x, y, w, h'
-    if not box: raise KeyError(f"no column for the box: {four} were expected; {has}")
+    wanted = 'boxes or box, or four such as left, top, right, bottom or x, y, w, h were expected'
+    if not box: raise KeyError(f'no column for the box: {wanted}; {has}')
     size = [o for o in SIZE_COLUMNS if o[0] not in box and (o[0]!='width' or box is corners)]
     score,category = _first(df, SCORE_COLUMNS),_first(df, CATEGORY_COLUMNS)
     turn = _first(df, ('rotation',))
@@ -1075,7 +1103,7 @@ def _lists(df, columns):
     "Columns of a table as lists, by name"
     return {c: df[c].tolist() for c in columns if c is not None}
 
-class TablePhotos:
+class _TablePhotos:
     "Photos of a table, each made when it is asked for: millions of rows need little memory"
     def __init__(self,
         df,      # the table
@@ -1095,21 +1123,21 @@ class TablePhotos:
         cells = list(_lists(df, columns.box).values())
         self.cells = cells[0] if len(cells)==1 else list(zip(*cells))
         self.told = _lists(df, (columns.score, columns.category, *columns.size))
-        used = {*self.told, columns.photo, *columns.box}
+        used = {columns.photo, columns.score, *columns.size, *columns.box}
         self.others = _lists(df, [c for c in df if c not in used])
 
 # %% ../nbs/01b_annotations.ipynb #68a16e64
 @patch
-def _rows(self:TablePhotos, k): return self.order[self.starts[k]:self.starts[k+1]]
+def _rows(self:_TablePhotos, k): return self.order[self.starts[k]:self.starts[k+1]]
 
 @patch
-def _cell(self:TablePhotos, column, i):
+def _cell(self:_TablePhotos, column, i):
     "Cell of row `i`; None where it is missing, or the column is"
     value = self.told[column][i] if column in self.told else None
     return None if label_text(value)=='' else value
 
 @patch
-def _box(self:TablePhotos, i):
+def _box(self:_TablePhotos, i):
     "`Box` of row `i`"
     attrs = {k: v[i] for k,v in self.others.items()}
     score,category = self._cell(self.columns.score, i),self._cell(self.columns.category, i)
@@ -1118,37 +1146,37 @@ def _box(self:TablePhotos, i):
     return res
 
 @patch
-def _turn(self:TablePhotos, i):
+def _turn(self:_TablePhotos, i):
     "Degrees that the box of row `i` is turned by, as CVAT counts them"
     cells = self.others.get(self.columns.turn)
     degrees = (_rotation(cells[i]) or 0)%360 if cells else 0
     return 0 if degrees%180==0 else degrees
 
 @patch
-def _size(self:TablePhotos, k):
+def _size(self:_TablePhotos, k):
     "Sizes that the rows of photo `k` declare"
     if not self.columns.size: return {None}
     cells = {tuple(self._cell(c, i) for c in self.columns.size) for i in self._rows(k)}
     return {declared_size(*o)[0] for o in cells}
 
 @patch
-def __getitem__(self:TablePhotos, n):
+def __getitem__(self:_TablePhotos, n):
     k = self.kept[n]
     anns = [self._box(i) for i in self._rows(k) if self.good[i]]
     size, = self._size(k)
     res = PhotoBoxes(self.names[k][0], k, size, self.units, anns=anns, source=self.sources[k])
-    res.boxes = [upright_box(res, o) for o in anns]
+    res.boxes = [_upright_box(res, o) for o in anns]
     return res
 
 @patch
-def __len__(self:TablePhotos): return len(self.kept)
+def __len__(self:_TablePhotos): return len(self.kept)
 @patch
-def __iter__(self:TablePhotos): return (self[n] for n in range(len(self)))
+def __iter__(self:_TablePhotos): return (self[n] for n in range(len(self)))
 
 # %% ../nbs/01b_annotations.ipynb #d9e2b4ca
 @patch
 def check(
-    self:TablePhotos,
+    self:_TablePhotos,
     problems # `Problems`; findings go here
 ):
     "Go over all rows once, and note what is wrong with them"
@@ -1167,7 +1195,7 @@ def check(
         elif usable: self.kept.append(k)
 
 @patch
-def _row_fault(self:TablePhotos, i, fault):
+def _row_fault(self:_TablePhotos, i, fault):
     "What is to be told of the box of row `i`, as (reason, value), or None"
     if fault: return fault,self.cells[i]
     degrees = self._turn(i)
@@ -1177,18 +1205,18 @@ def _row_fault(self:TablePhotos, i, fault):
     return 'size of the photo missing','a rotated box in shares of it'
 
 @patch
-def _lost(self:TablePhotos, k, name, usable):
+def _lost(self:_TablePhotos, k, name, usable):
     "Why no box of photo `k` can stay, as (reason, value), or None"
     if not usable: return 'file name unusable',name
     sizes = self._size(k)
-    both = ' and '.join(sorted(map(size_text, sizes)))
+    both = ' and '.join(sorted(map(_size_text, sizes)))
     if len(sizes)>1: return 'photo listed in two sizes',both
 
 # %% ../nbs/01b_annotations.ipynb #3318d6fc
 def _read_table(df, name, units):
     "Annotations of a table"
     columns,problems = _columns(df, name),Problems()
-    photos = TablePhotos(df, columns, units or 'pixels')
+    photos = _TablePhotos(df, columns, units or 'pixels')
     photos.check(problems)
     n,cats = len(set(photos.codes.tolist())),Counter()
     if columns.category: cats.update(map(label_text, photos.told[columns.category]))
@@ -1221,12 +1249,12 @@ class Frame:
     fault: tuple = None     # (reason, value) if boxes cannot be placed
     notes: list = field(default_factory=list) # (reason, value)
 
-def photo_text(
+def _photo_text(
     photo # with size, stored_size and orientation
 )->str: # such as 'the photo is 400 x 300'
     "Sizes of a photo for people"
-    if photo.orientation==1: return f'the photo is {size_text(photo.size)}'
-    both = f'{size_text(photo.stored_size)} as stored and {size_text(photo.size)} upright'
+    if photo.orientation==1: return f'the photo is {_size_text(photo.size)}'
+    both = f'{_size_text(photo.stored_size)} as stored and {_size_text(photo.size)} upright'
     return f'the photo is {both} (EXIF orientation {photo.orientation})'
 
 # %% ../nbs/01b_annotations.ipynb #c189fa7b
@@ -1238,7 +1266,7 @@ def find_frame(
     "Which frame of `photo` boxes are in"
     turned = photo.orientation!=1
     if declared is None: return _unsized(photo, frame) if turned else Frame()
-    value = f'{size_text(declared)} in the file, {photo_text(photo)}'
+    value = f'{_size_text(declared)} in the file, {_photo_text(photo)}'
     upright,stored = _fit(declared, photo.size),_fit(declared, photo.stored_size)
     if not upright and not stored:
         swapped = ' (width and height swapped?)'*bool(_fit(declared[::-1], photo.size))
@@ -1259,7 +1287,7 @@ def _told_frame(declared, frame, upright, stored, value):
 
 def _unsized(photo, frame):
     "Frame of a turned photo whose size the file does not say"
-    notes = [('frame assumed upright', photo_text(photo))] if frame is None else []
+    notes = [('frame assumed upright', _photo_text(photo))] if frame is None else []
     return Frame(stored=frame=='stored', notes=notes)
 
 def _scaled(res, fit, value):
@@ -1334,7 +1362,7 @@ def _doubt(photo_boxes, photo, frame):
     right,bottom = (max(o[i] for o in photo_boxes.boxes) for i in (2, 3))
     if _holds(size, right, bottom) or not _holds(size[::-1], right, bottom): return None
     reach = f'boxes reach to {right:g} and {bottom:g}'
-    return 'frame not known',f'{reach}, {photo_text(photo)}; {_SAY_FRAME}'
+    return 'frame not known',f'{reach}, {_photo_text(photo)}; {_SAY_FRAME}'
 
 def _holds(size, right, bottom): return right<=size[0]+.5 and bottom<=size[1]+.5
 
@@ -1346,9 +1374,9 @@ def _place(box, found, units, photo):
     res = _scale(box, unit, size)
     if found.stored:
         res = turn_box(res, size, photo.orientation)
-        fate.append(('box turned with its photo', photo_text(photo)))
+        fate.append(('box turned with its photo', _photo_text(photo)))
     fault = box_fault(res, photo.size)
-    if fault: fate.append((fault, f'{res} in {size_text(photo.size)}'))
+    if fault: fate.append((fault, f'{res} in {_size_text(photo.size)}'))
     return res,fate
 
 def _scale(box, unit, size):
@@ -1428,7 +1456,7 @@ def doubtful_photo(
     annotations, # `Annotations`
     img_dir,     # folder of the photos
     frame=None,  # 'stored' or 'upright', if the user said so
-): # `PhotoBoxes` and path of the first photo whose frame is in doubt; None if there is none
+): # `PhotoBoxes` and `Photo` of the first one whose frame is in doubt; None if there is none
     "The first photo with boxes whose frame is not known"
     finder = FileFinder(img_dir)
     for photo in annotations.photos:
@@ -1441,7 +1469,9 @@ def doubtful_photo(
         header = Photo(None, size, stored, orientation)
         _,fates = place_boxes(photo, header, frame)
         reasons = {reason for fate in fates for reason,_ in fate}
-        if reasons & FRAME_DOUBTS: return photo,path
+        if not reasons & FRAME_DOUBTS: continue
+        try: return photo,read_photo(path)
+        except ValueError: continue      # too large, or damaged
 
 FRAME_DOUBTS = {'frame not known', 'photo of another size'}
 
@@ -1470,8 +1500,7 @@ def plot_frames(
     "The first doubtful photo, with its boxes in each frame that they could be in"
     found = doubtful_photo(annotations, img_dir, frame)
     if found is None: return None
-    photo_boxes,path = found
-    photo = read_photo(path)
+    photo_boxes,photo = found
     frames = _frames_of(photo_boxes, photo)
     fig,axs = plt.subplots(1, len(frames), figsize=(4.5*len(frames), 4), layout='constrained')
     for ax,(title,boxes) in zip(axs, frames.items()):
@@ -1479,8 +1508,8 @@ def plot_frames(
         for i,(l,t,r,b) in enumerate(boxes):
             patch_ = plt.Rectangle((l, t), r-l, b-t, fill=False, lw=3, color=f'C{i%10}')
             ax.add_patch(patch_)
-    said = f'{photo_boxes.name}: {size_text(photo_boxes.declared)} in the file'
-    fig.suptitle(f'{said},\n{photo_text(photo)}', fontsize=10)
+    said = f'{photo_boxes.name}: {_size_text(photo_boxes.declared)} in the file'
+    fig.suptitle(f'{said},\n{_photo_text(photo)}', fontsize=10)
     plt.close(fig)
     return fig
 

@@ -10,7 +10,7 @@ __all__ = ['SURFACE', 'GEO_TAGS', 'NORMALIZE', 'HOUSE_SCORES', 'AERIAL_FORMAT', 
            'mean_image', 'tile_stats', 'AerialSettings', 'TileReader', 'tile_datablock', 'aerial_dls', 'FCNN',
            'unet_encoder', 'aerial_network', 'house_scores', 'PixelCounts', 'pixel_metrics', 'AerialNet',
            'image_fingerprint', 'save_aerial', 'AerialModel', 'read_aerial_header', 'load_aerial', 'step_schedule',
-           'TrainingDiverged', 'LossLog', 'learner_net', 'KeepBest', 'AerialLearner', 'aerial_learner', 'fit_aerial',
+           'LossLog', 'learner_net', 'KeepBest', 'AerialLearner', 'aerial_learner', 'fit_aerial',
            'plot_aerial_training', 'blend_windows', 'HouseMap', 'find_houses', 'settings_grid', 'run_grid', 'hp_aerial']
 
 # %% ../../nbs/recipes/aerial.ipynb #df48457e
@@ -56,9 +56,7 @@ from ..model import *
 from ..metrics import *
 from ..learner import *
 from ..resume import *
-from ..resume import _differences
 from ..bundle import *
-from ..bundle import _load_weights, _plain, _safetensors_header
 from ..cli import at_least, users_errors
 from .aerial_scene import *
 
@@ -634,7 +632,7 @@ def save_aerial(
     meta = dict(format=AERIAL_FORMAT, settings=used, classes=SURFACE.classes, scores=scores or {},
                 data=list(data), notes=notes, versions=bundle_versions(), created=created)
     sd = {k: v.detach().to('cpu', copy=True).contiguous() for k,v in net.state_dict().items()}
-    text = dict(hp_fastai_aerial=json.dumps(_plain(meta)))
+    text = dict(hp_fastai_aerial=json.dumps(plain_json(meta)))
     return replace_file(file, lambda part: save_file(sd, part, metadata=text))
 
 # %% ../../nbs/recipes/aerial.ipynb #9aabc997
@@ -663,7 +661,7 @@ def read_aerial_header(
     file, # that `save_aerial` wrote
 )->dict: # format, settings, classes, scores, data, notes, versions, created
     "What a model file says about itself, without loading its weights"
-    text = (_safetensors_header(file).get('__metadata__') or {}).get('hp_fastai_aerial')
+    text = (safetensors_header(file).get('__metadata__') or {}).get('hp_fastai_aerial')
     if text is None:
         raise ValueError(f"{file}: a safetensors file, but not one of an aerial model: "
                          "the metadata 'hp_fastai_aerial' is missing")
@@ -689,7 +687,7 @@ def load_aerial(
     model = aerial_network(replace(s, pretrained=False, weights=None))
     side = s.W if s.normalize=='mean_image' else 1
     net = AerialNet(model, torch.zeros(1, 3, side, side), torch.ones(1,3,1,1))
-    _load_weights(net, file)
+    load_weights_exactly(net, file)
     device = torch.device(device or default_device())
     return AerialModel(net.eval().to(device), s, meta['scores'], meta, device)
 
@@ -710,11 +708,6 @@ def _opt_func(s):
     return res
 
 # %% ../../nbs/recipes/aerial.ipynb #4a894ffa
-class TrainingDiverged(ValueError):
-    "The loss of a training is no finite number"
-    def __init__(self, reason): super().__init__(reason); self.reason = reason
-    def __str__(self): return self.reason      # without the callback's name, which fastai puts before
-
 class LossLog(Callback):
     "The loss of every training iteration in `learn.loss_log.losses`; a loss that is not finite is an error"
     remove_on_fetch = True
@@ -728,7 +721,7 @@ class LossLog(Callback):
         step = f'iteration {self.iter+1}' if self.training else 'validation'
         rate = self.opt.hypers[-1]['lr']
         raise TrainingDiverged(f"the loss is {self.loss.item()} in epoch {self.epoch+1}, {step}, at a rate "
-                               f"of {rate:g}: the training has diverged; take a smaller lr")
+                               f"of {rate:g}: the training has diverged; take a smaller lr", lr=rate)
     def after_batch(self):
         "Note the loss"
         is_finder = hasattr(self.learn, 'lr_finder')
@@ -788,6 +781,7 @@ RESUME_ATTRS.update({LossLog:('losses',), KeepBest:('best',)})   # what goes on 
 
 class AerialLearner(PropertyLearner):
     "fastai's `Learner` with the library's `fit`, which can be resumed; all else is fastai's"
+    __init__,loss_func = Learner.__init__,None
     add_cb,get_preds,predict = Learner.add_cb,Learner.get_preds,Learner.predict
     show_results,tta = Learner.show_results,Learner.tta
 
@@ -1017,7 +1011,7 @@ def _what_differs(old, told):
     "Where a training that was noted differs from the one that is `told`, as texts"
     images = [f'another image or mask to {what}' for k,what in (('train','train on'),
               ('valid','validate on')) if old[k]!=told[k]]
-    return _differences(old['settings'], told['settings'])+images
+    return settings_differences(old['settings'], told['settings'])+images
 
 def _is_trained(out, told):
     "Does the folder `out` hold the training `told`, finished? `ValueError` where it holds another one"
@@ -1066,7 +1060,7 @@ def _check_call(image, model, valid, keep):
 def _write_scores(houses, model, file):
     "Write the scores of the map, and whether they are of a training image"
     res = dict(image=houses.image.name, trained_on_it=model.was_trained_on(houses.image))
-    text = json.dumps(dict(res, **_plain(houses.scores())), indent=1)
+    text = json.dumps(dict(res, **plain_json(houses.scores())), indent=1)
     replace_file(file, lambda part: part.write_text(text))
 
 def find_houses(

@@ -10,7 +10,7 @@ __all__ = ['add_folds', 'one_vs_rest_rows', 'OneVsRestRecipe', 'BestWeights', 'H
            'hp_one_vs_rest']
 
 # %% ../../nbs/recipes/one_vs_rest.ipynb #cd3cf7e5
-import gc,hashlib,json,os,re,time
+import gc,hashlib,json,os,re,sys,time
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -690,7 +690,8 @@ def _say_predictions(found, report, out):
     if found.said: print(found.said)
     if not len(report): file.unlink(missing_ok=True); return
     replace_file(file, lambda part: report.to_csv(part, index=False))
-    for reason,n in report.reason.value_counts().items(): print(f'{reason}: {n} pictures, see {file}')
+    counts = report.reason.value_counts()
+    for reason,n in counts.items(): print(f'{reason}: {n} pictures, see {file}', file=sys.stderr)
 
 @call_parse
 def hp_one_vs_rest(
