@@ -1103,6 +1103,11 @@ def _lists(df, columns):
     "Columns of a table as lists, by name"
     return {c: df[c].tolist() for c in columns if c is not None}
 
+def _told_name(cell):
+    "Name of a photo in a table; None if it is no text"
+    if isinstance(cell, Path): return str(cell)
+    return cell if isinstance(cell, str) else None
+
 class _TablePhotos:
     "Photos of a table, each made when it is asked for: millions of rows need little memory"
     def __init__(self,
@@ -1111,7 +1116,7 @@ class _TablePhotos:
         units,   # of the boxes
     ):
         self.columns,self.units,self.index = columns,units,df.index.tolist()
-        names = pd.Series(df[columns.photo].tolist(), dtype=object)
+        names = pd.Series([_told_name(o) for o in df[columns.photo]], dtype=object)
         codes,self.sources = pd.factorize(names, use_na_sentinel=False)
         shown = [photo_name(o) for o in self.sources]
         keys = [o if usable else f'\0{i}' for i,(o,usable) in enumerate(shown)]
@@ -1156,7 +1161,7 @@ def _turn(self:_TablePhotos, i):
 def _size(self:_TablePhotos, k):
     "Sizes that the rows of photo `k` declare"
     if not self.columns.size: return {None}
-    cells = {tuple(self._cell(c, i) for c in self.columns.size) for i in self._rows(k)}
+    cells = [[self._cell(c, i) for c in self.columns.size] for i in self._rows(k)]
     return {declared_size(*o)[0] for o in cells}
 
 @patch
@@ -1180,19 +1185,29 @@ def check(
     problems # `Problems`; findings go here
 ):
     "Go over all rows once, and note what is wrong with them"
-    found = [_cell_box(o, self.columns.sides) for o in self.cells]
-    self.good = np.array([not fault for _,fault in found], bool)
-    self.corners = np.array([o if o else [np.nan]*4 for o,_ in found], float).reshape(-1, 4)
+    faults = self._parse()
     self.order = np.argsort(self.codes, kind='stable')
     self.starts = np.searchsorted(self.codes[self.order], np.arange(len(self.names)+1))
     self.kept = []
     for k,(name,usable) in enumerate(self.names):
         lost = self._lost(k, name, usable)
         for i in self._rows(k):
-            reason = lost or self._row_fault(i, found[i][1])
+            reason = lost or self._row_fault(i, faults.get(i))
             if reason: problems.add(*reason, name, self._box(i), (k, int(i)))
         if lost: self.good[self._rows(k)] = False
         elif usable: self.kept.append(k)
+
+@patch
+def _parse(self:_TablePhotos):
+    "Read the boxes of all rows; row -> what is wrong with it"
+    self.corners,faults = np.full((len(self.cells), 4), np.nan),{}
+    for i,cell in enumerate(self.cells):
+        box,fault = _cell_box(cell, self.columns.sides)
+        if box: self.corners[i] = box
+        if fault: faults[i] = fault
+    self.good = np.ones(len(self.cells), bool)
+    self.good[list(faults)] = False
+    return faults
 
 @patch
 def _row_fault(self:_TablePhotos, i, fault):

@@ -514,7 +514,7 @@ def _table_interpretation(bundle, df, img_dir, **kwargs):
         raise ValueError(f"{n_lost} of {len(df)} crops cannot be read: {first}")
     columns = [[f'p_{p.name}:{c}' for c in p.classes] for p in bundle.schema]
     probs,files = [res.table[o].to_numpy() for o in columns],df.file_name.tolist()
-    interp = PropertyInterpretation(bundle.schema, probs, df, files, img_dir, bundle.size)
+    interp = PropertyInterpretation(bundle.schema, probs, df, files, img_dir, bundle.size, bundle.rule.thresh)
     return interp,res.table
 
 def _say_leaks(answers, df, img_dir, part, schema):

@@ -286,7 +286,10 @@ def wildlife_dls(
     dls = wildlife_datablock(schema, path, s).dataloaders(table_items(df, schema), path=path, bs=min(s.bs, n), val_bs=2*s.bs,
                                                           num_workers=num_workers, device=device, drop_last=n>s.bs)
     dls.train.rng = random.Random(s.seed)
-    return PropertyDataLoaders(*dls.loaders, schema=schema, reader=CropReader(path, s.size), test=df[df.split=='test'], path=path, device=dls.device)
+    how = dict(squish='squash', crop='crop', pad='pad')[s.method]      # what `Presize` does at validation
+    reader = CropReader(path, Preprocessing(size=s.size, resize=how))
+    return PropertyDataLoaders(*dls.loaders, schema=schema, reader=reader, test=df[df.split=='test'], path=path,
+                               device=dls.device, told=('size', 'resize', 'interpolation'))
 
 # %% ../../nbs/recipes/wildlife.ipynb #ab221953
 class ErrorRate(PropertyMetric):
