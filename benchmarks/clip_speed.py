@@ -8,7 +8,7 @@ import argparse,json,os,random,resource,tempfile,time
 from pathlib import Path
 import pandas as pd
 from PIL import Image
-from hp_fastai.annotations import HPV2_ATTRIBUTES
+from hp_fastai.annotations import CATEGORY, HPV2_ATTRIBUTES
 from hp_fastai.clip import clip_coco
 from hp_fastai.street import render_street
 
@@ -55,7 +55,7 @@ def at_full_size(tmp, n_photos, n_boxes):
     coco = dict(images=[dict(id=i, file_name=f'{i:07}.jpg') for i in range(n_photos)],
                 annotations=[dict(id=i, image_id=draw.randrange(n_photos), bbox=[9,9,9,9], attributes={}) for i in range(n_boxes)])
     (tmp/'big.json').write_text(json.dumps(coco)); (tmp/'empty').mkdir(exist_ok=True)
-    ours,res = timed(clip_coco, tmp/'empty', tmp/'big.json', 'left', tmp/f'big{n_photos}', n_workers=0, progress=False)
+    ours,res = timed(clip_coco, tmp/'empty', tmp/'big.json', 'left', tmp/f'big{n_photos}', labels=dict(label=CATEGORY), n_workers=0, progress=False)
     assert res.dropped==n_boxes
     scan = timed(lambda: sum(len(o) for _,o in boxes_by_scan(coco)))[0] if n_photos<=10_000 else None
     print(f'{n_photos:,} photos, {n_boxes:,} boxes, no picture opened: clip_coco {ours:.2f} s' + (f'; the scan alone {scan:.2f} s' if scan else ''), flush=True)
@@ -68,7 +68,7 @@ def memory(tmp, n_photos):
                 annotations=[dict(id=i, image_id=i, bbox=[200,200,50,50], attributes={}) for i in range(n_photos)])
     (tmp/'links.json').write_text(json.dumps(coco))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    res = clip_coco(tmp/'links', tmp/'links.json', 'left', tmp/'links_out', labels=dict(label='label'), progress=False)
+    res = clip_coco(tmp/'links', tmp/'links.json', 'left', tmp/'links_out', labels=dict(label=CATEGORY), progress=False)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss-before)/1024
     print(f'{res.written:,} photos: peak memory grew by {grown:.0f} MB, {grown/n_photos*1024:.1f} KB a photo (one photo decoded: {640*480*3/1024:.0f} KB)')
 

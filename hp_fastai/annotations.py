@@ -1081,8 +1081,8 @@ def _columns(df, name):
     names = ', '.join(PHOTO_COLUMNS)
     if photo is None: raise KeyError(f"no column for the photo: one of {names} was expected; {has}")
     box = (text,) if text else corners or sides
-    four = 'boxes or box, or four such as left, top, right, bottom or x, y, w, h'
-    if not box: raise KeyError(f"no column for the box: {four} were expected; {has}")
+    wanted = 'boxes or box, or four such as left, top, right, bottom or x, y, w, h were expected'
+    if not box: raise KeyError(f'no column for the box: {wanted}; {has}')
     size = [o for o in SIZE_COLUMNS if o[0] not in box and (o[0]!='width' or box is corners)]
     score,category = _first(df, SCORE_COLUMNS),_first(df, CATEGORY_COLUMNS)
     turn = _first(df, ('rotation',))
@@ -1180,19 +1180,29 @@ def check(
     problems # `Problems`; findings go here
 ):
     "Go over all rows once, and note what is wrong with them"
-    found = [_cell_box(o, self.columns.sides) for o in self.cells]
-    self.good = np.array([not fault for _,fault in found], bool)
-    self.corners = np.array([o if o else [np.nan]*4 for o,_ in found], float).reshape(-1, 4)
+    faults = self._parse()
     self.order = np.argsort(self.codes, kind='stable')
     self.starts = np.searchsorted(self.codes[self.order], np.arange(len(self.names)+1))
     self.kept = []
     for k,(name,usable) in enumerate(self.names):
         lost = self._lost(k, name, usable)
         for i in self._rows(k):
-            reason = lost or self._row_fault(i, found[i][1])
+            reason = lost or self._row_fault(i, faults.get(i))
             if reason: problems.add(*reason, name, self._box(i), (k, int(i)))
         if lost: self.good[self._rows(k)] = False
         elif usable: self.kept.append(k)
+
+@patch
+def _parse(self:_TablePhotos):
+    "Read the boxes of all rows; row -> what is wrong with it"
+    self.corners,faults = np.full((len(self.cells), 4), np.nan),{}
+    for i,cell in enumerate(self.cells):
+        box,fault = _cell_box(cell, self.columns.sides)
+        if box: self.corners[i] = box
+        if fault: faults[i] = fault
+    self.good = np.ones(len(self.cells), bool)
+    self.good[list(faults)] = False
+    return faults
 
 @patch
 def _row_fault(self:_TablePhotos, i, fault):

@@ -10,7 +10,7 @@ __all__ = ['CHECKPOINT', 'PAGE', 'SHOWN', 'PICTURES', 'FILES', 'is_command', 'is
            'hp_evaluate', 'hp_predict', 'demo_page', 'hp_demo']
 
 # %% ../nbs/12_cli.ipynb #856bac9a
-import argparse,ast,json,linecache,os,re,sys,tempfile,traceback
+import argparse,ast,json,linecache,logging,os,re,sys,tempfile,traceback,warnings
 from contextlib import contextmanager, nullcontext
 from html import escape
 from pathlib import Path
@@ -65,6 +65,8 @@ def users_errors(
 ):
     "In a command run from a terminal, end with one line and exit code 1 on any error"
     if not is_command(): yield; return
+    warnings.showwarning = _say_warning
+    logging.getLogger('huggingface_hub').setLevel(logging.ERROR)     # it announces each new try
     start = '\n'*bool(bar) + Path(sys.argv[0]).stem + ': '
     try: yield
     except KeyboardInterrupt:
@@ -72,6 +74,10 @@ def users_errors(
     except Exception as e:
         said = one_line(e) if is_foreseen(e) else _note_fault(Path(sys.argv[0]).stem, e)
         sys.exit(start + said)
+
+def _say_warning(message, category, filename, lineno, file=None, line=None):
+    "One line for a warning"
+    print(f'{Path(sys.argv[0]).stem}: {one_line(message)}', file=sys.stderr)
 
 def no_bars(
     quiet=False, # did the user ask for quiet?
@@ -117,6 +123,10 @@ def _schema(file, data_dir=None):
 # %% ../nbs/12_cli.ipynb #60382989
 def _checked(df, props, file, path_col='file_name'):
     "The findings of `Schema.check` for the table `df`; an error is raised, and names the `file`"
+    lost = [o for o in props.names if o not in df]
+    if lost:
+        raise KeyError(f"{file}: no column {', '.join(map(repr, lost))}; it has {list(df.columns)}: "
+                       "--schema names the file that says what else there is to learn")
     try: return props.check(df.reset_index(drop=True), path_col).raise_errors()
     except ValueError as e: raise ValueError(f'{file}: {e}') from None
 
@@ -231,11 +241,11 @@ def _why_no_label(name, texts):
 
 def _infer_schema(df, names=None):
     "Schema of the columns of `df` that look like labels, or of `names`; says what it took"
-    from hp_fastai.schema import Property, Schema, label_text
+    from hp_fastai.schema import Schema, label_texts
     passports = Schema.housing_passports()
     if names is None and not [p for p in passports.names if p not in df]: return passports
     if names: why = dict.fromkeys(names, '')
-    else: why = {c: _why_no_label(c, df[c].map(label_text)) for c in df}
+    else: why = {c: _why_no_label(c, label_texts(df[c])) for c in df}
     cols = [c for c,o in why.items() if not o]
     if not cols:
         raise ValueError(f"no column looks like a label; the table has {list(df.columns)}: "
@@ -274,8 +284,10 @@ def _read_crops(csvs, props, file_col):
     import pandas as pd
     from hp_fastai.clip import merge_sides
     from hp_fastai.schema import read_table
+    from hp_fastai.split import check_twice
     tables = [_named(read_table(o, props.names), o, file_col) for o in csvs]
     for o,file in zip(tables, csvs):
+        check_twice(o, file)
         _checked(o, props, file, 'image_name_clip' if 'image_name_clip' in o else 'file_name')
     if 'image_name_clip' in tables[0]: return merge_sides(tables)
     return pd.concat(tables, ignore_index=True)
@@ -380,6 +392,14 @@ def _value(text):
     try: return ast.literal_eval(text)
     except (ValueError, SyntaxError): return text
 
+@contextmanager
+def _blames(text):
+    "Say which option it is, if the architecture does not know an argument of --arch-args `text`"
+    try: yield
+    except TypeError as e:
+        if not text or 'unexpected keyword' not in str(e): raise
+        raise ValueError(f"--arch-args {text}: {e}") from e
+
 def _arch_args(text):
     "Keyword arguments from 'pad_type=same,img_size=384'"
     return {k: _value(v) for k,v in _pairs(text, 'arch-args').items()} if text else {}
@@ -463,14 +483,14 @@ def hp_train(
         at_least(1, epochs=epochs, size=size, bs=bs)
         at_least(0, freeze_epochs=freeze_epochs, n_workers=n_workers, seed=seed, lr=lr)
         one_of(check=(check, 'headers', 'full', 'none'))
-        told = dict(name=name, data_dir=str(data_dir), weights=weights)
-        told |= dict(from_scratch=from_scratch, sampler=sampler, seed=seed)
+        told = dict(name=name, data_dir=str(data_dir), weights=weights, from_scratch=from_scratch, sampler=sampler)
         how = dict(size=size, bs=bs, sampler=sampler, cache=cache, num_workers=n_workers, seed=seed)
         start = dict(pretrained=not from_scratch, weights=weights, seed=seed, **_arch_args(arch_args))
         df,props = _labelled(data_dir, schema)
         dls = _loaders(df, props, img_dir, arch=arch, check=check, **how)
-        out,cbs = Path(out)/name,_callbacks(tracker, restart, told)
-        learn = _train(dls, out, arch, epochs, freeze_epochs*(not from_scratch), lr, quiet, cbs=cbs, **start)
+        out,cbs = Path(out)/name,_callbacks(tracker, restart, dict(told, seed=seed))
+        heads = 0 if from_scratch else freeze_epochs
+        with _blames(arch_args): learn = _train(dls, out, arch, epochs, heads, lr, quiet, cbs=cbs, **start)
         print(_evaluate(learn, df, out, quiet).round(3).to_string(index=False))
         (out/CHECKPOINT).unlink()
         print(f'model, log, scores and pictures: {out}')
@@ -487,7 +507,7 @@ def _table_interpretation(bundle, df, img_dir, **kwargs):
         raise ValueError(f"{n_lost} of {len(df)} crops cannot be read: {first}")
     columns = [[f'p_{p.name}:{c}' for c in p.classes] for p in bundle.schema]
     probs,files = [res.table[o].to_numpy() for o in columns],df.file_name.tolist()
-    interp = PropertyInterpretation(bundle.schema, probs, df, files, img_dir, bundle.size)
+    interp = PropertyInterpretation(bundle.schema, probs, df, files, img_dir, bundle.size, bundle.rule.thresh)
     return interp,res.table
 
 def _say_leaks(answers, df, img_dir, part, schema):

@@ -199,12 +199,12 @@ class SeenClasses(Callback):
     "Keeps account of the classes that have an example in training, and says which have none"
     def before_fit(self):
         "Tell the loss; warn once"
-        if not is_training(self.learn): return
-        old = self.learn.trained_classes
-        self.learn.trained_classes = self.learn.seen_in_training()
+        old,seen = self.learn.trained_classes,self.learn.seen_in_training()
+        if seen is None or not is_training(self.learn): return
+        self.learn.trained_classes = seen
         self.learn.tell_seen()
         unseen = self.learn.rule.unseen()
-        if unseen and old!=self.learn.trained_classes: warnings.warn(_say_unseen(self.learn.schema, unseen))
+        if unseen and old!=seen: warnings.warn(_say_unseen(self.learn.schema, unseen))
 
 # %% ../nbs/08_learner.ipynb #433a6b64
 class TrainingDiverged(ValueError):
@@ -225,11 +225,13 @@ def batch_items(
     "Items of the batch `i`, in its order"
     idxs,items = getattr(dl, '_DataLoader__idxs', None),getattr(dl.dataset, 'items', None)
     if idxs is None or items is None: return []
-    return [items[j] for j in list(idxs)[i*dl.bs:(i+1)*dl.bs]]
+    idxs = list(idxs)[i*dl.bs:(i+1)*dl.bs]
+    if not isinstance(items, pd.DataFrame): return [items[j] for j in idxs]
+    return [dict(file=items.iloc[j,0], row=items.index[j]) for j in idxs]
 
 def _item_text(item):
     "Row and file of `item`"
-    if not isinstance(item, dict): return str(item)[:80]
+    if not isinstance(item, dict): return ' '.join(str(item).split())[:80]
     file = item.get('file')
     name = file if isinstance(file, (str, Path)) else type(file).__name__
     return f"row {item.get('row')} ({name})"

@@ -6,7 +6,7 @@ Docs: https://hp-fastai.github.io/hp_fastai/loss.html.md"""
 
 # %% auto #0
 __all__ = ['HPV2_PROPERTY_WEIGHTS', 'LOSS_KINDS', 'known_rows', 'target_mass', 'softmax_focal', 'sigmoid_focal', 'PropertyLoss',
-           'MixedTargets', 'AnswerRule', 'answers_of']
+           'unseen_last', 'MixedTargets', 'AnswerRule', 'answers_of']
 
 # %% ../nbs/06_loss.ipynb #b8441f12
 from collections.abc import Mapping
@@ -144,6 +144,17 @@ class PropertyLoss(nn.Module):
         "Kinds and reduction, for `repr`"
         return f"{dict(zip(self.schema.names, self.kinds))}, reduction={self.reduction!r}"
 
+# %% ../nbs/06_loss.ipynb #c0e75978
+def unseen_last(
+    logits:Tensor, # (N, n_classes)
+    seen,          # a bool by class: had it an example in training?
+)->Tensor: # the same where all have been seen, or none
+    "`logits` in which a class without an example in training comes after all others"
+    if all(seen) or not any(seen): return logits
+    never = ~torch.tensor(seen, device=logits.device)
+    last = logits.masked_fill(never, float('inf')).amin(-1, keepdim=True).detach()-.1
+    return torch.where(never, torch.minimum(logits, last), logits)
+
 # %% ../nbs/06_loss.ipynb #756ab098
 def _masked(logits, targ, prop):
     "Logits and targets in float32, 0 where unknown; the rows' mass; what is known"
@@ -164,6 +175,7 @@ def _rows(self:PropertyLoss, i, logits, targ):
     "Loss and size of each crop for property `i`, two `(N,)`"
     kind,e = self.kinds[i],self.label_smoothing
     logits,targ,mass,known = _masked(logits, targ, self.schema.props[i])
+    if self.seen and not self._is_sigmoid(i): logits = unseen_last(logits, self.seen[i])
     w = self.class_weights.split(self.schema.n_classes)[i].to(logits)
     gamma = 0. if kind=='cross_entropy' else self.gamma
     if self._is_sigmoid(i):
@@ -309,11 +321,11 @@ class AnswerRule:
 
 # %% ../nbs/06_loss.ipynb #ae6325c0
 def _activate(prop, logits, activation, seen):
-    "Probabilities of one property: 0 for unseen classes; NaN for multi, all unseen"
-    logits,never = logits.float(),~torch.tensor(seen, device=logits.device)
-    if never.all(): return torch.full_like(logits, float('nan') if prop.is_multi else 0.)
-    if activation=='sigmoid': return logits.sigmoid().masked_fill(never, 0.)
-    return logits.masked_fill(never, -float('inf')).softmax(-1)
+    "Probabilities of one property; where it was never seen 0, for multi NaN"
+    logits = logits.float()
+    if not any(seen): return torch.full_like(logits, float('nan') if prop.is_multi else 0.)
+    if activation=='softmax': return unseen_last(logits, seen).softmax(-1)
+    return logits.sigmoid().masked_fill(~torch.tensor(seen, device=logits.device), 0.)
 
 @patch
 def activation(

@@ -43,7 +43,7 @@ class _Job:
 def _plain_list(box): return str([o.item() if hasattr(o, 'item') else o for o in box])
 
 def _box_text(ann, box, in_one_cell):
-    "A box as a table holds it, '[left, top, right, bottom]'; as it was given, if it was so already"
+    "A box as a table holds it, '[left, top, right, bottom]'; as it was given, if from a table"
     if in_one_cell: return ann.raw if isinstance(ann.raw, str) else _plain_list(ann.raw)
     return _plain_list(box)
 
@@ -68,7 +68,8 @@ def _photo_jobs(annotations, names, folder):
     "A job for each photo with boxes that is there; the others go to the problems"
     in_one_cell = annotations.format=='table' and len(annotations.photos.columns.box)==1
     free = CropNames(inside(o) or o for o in names)
-    for photo in find_photos(annotations.photos, FileFinder(folder, names), annotations.problems):
+    finder = FileFinder(folder, names)
+    for photo in find_photos(annotations.photos, finder, annotations.problems):
         if not photo.boxes: continue
         texts = [_box_text(*o, in_one_cell) for o in zip(photo.anns, photo.boxes)]
         cells = [(photo.name, text, _score(ann)) for text,ann in zip(texts, photo.anns)]
@@ -79,7 +80,7 @@ def _photo_jobs(annotations, names, folder):
 @dataclass
 class _Seen:
     "What became of a job"
-    boxes: list  # of each box as it was cut, in pixels of the upright photo; None where the whole picture was meant
+    boxes: list  # as they were cut, pixels of the upright photo; None for the whole picture
     found: list  # for each box a list of findings (reason, value)
     notes: list  # findings about the picture
     crops: list  # arrays (H, W, 3) uint8, of the boxes that were not dropped
@@ -106,7 +107,7 @@ def __getitem__(self:_Decoder, task):
     return number, last, jobs, xs, seen
 
 def _tasks(jobs, chunk, done, group=8):
-    "Jobs in groups, as (number of the chunk, is it its last group?, jobs); chunks that are `done` are left out"
+    "Jobs in groups, as (number of the chunk, is it the last group?, jobs), without chunks that are `done`"
     jobs = iter(jobs)
     for number in count():
         part = list(islice(jobs, chunk))
@@ -116,9 +117,9 @@ def _tasks(jobs, chunk, done, group=8):
 
 def _loader(jobs, decoder, num_workers, chunk, done):
     "Loader of decoded groups, in order"
-    ahead = dict(prefetch_factor=4) if num_workers else {}
+    workers = dict(num_workers=num_workers, prefetch_factor=4 if num_workers else None)
     tasks = _tasks(jobs, chunk, done)
-    return DataLoader(decoder, batch_size=None, sampler=tasks, num_workers=num_workers, collate_fn=noop, **ahead)
+    return DataLoader(decoder, batch_size=None, sampler=tasks, collate_fn=noop, **workers)
 
 # %% ../nbs/11_predict.ipynb #906f38cf
 @patch
@@ -127,13 +128,15 @@ def _seen(self:_Decoder, job):
     shot = place_photo(self.folder/job.path, job.photo, self.frame, self.max_pixels, self.bands)
     boxes = [shot.boxes[i] for i in shot.kept]
     crops = [shot.img if o is None else crop_box(shot.img, o, self.buffer) for o in boxes]
-    return _Seen(shot.boxes, shot.found, shot.notes, [np.asarray(self.preprocessing.read(o)) for o in crops])
+    arrays = [np.asarray(self.preprocessing.read(o)) for o in crops]
+    return _Seen(shot.boxes, shot.found, shot.notes, arrays)
 
 # %% ../nbs/11_predict.ipynb #42589169
 def _autocast(device, amp):
     "Half precision on a CUDA GPU, unless `amp` is False"
     if amp is False or device.type!='cuda': return nullcontext()
-    return torch.autocast('cuda', torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)
+    half = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.autocast('cuda', half)
 
 def _forward(bundle, xs, amp):
     "Probabilities for uint8 crops (N, H, W, 3): one array (N, n_classes) per property"
@@ -142,7 +145,7 @@ def _forward(bundle, xs, amp):
         return [o.numpy() for o in bundle.probs(xb)]
 
 def _chunks(bundle, loader, bs, amp):
-    "Run the model over the loader; for each chunk (number, jobs, what became of them, probabilities by property)"
+    "Run the model; yields for each chunk (number, jobs, what became of them, probabilities)"
     jobs,seen,probs,waiting = [],[],[],[]
     for number,last,group,xs,found in loader:
         jobs += group; seen += found; waiting.append(xs)
@@ -166,7 +169,7 @@ def prediction_columns(
     each = [f'p_{p.name}:{c}' for p in schema if full or p.is_multi for c in p.classes]
     res = ['image_name', 'boxes', 'box_scores', *schema.names, 'image_name_clip', *chosen, *each]
     twice = [o for o,n in Counter(res).items() if n>1]
-    if twice: raise ValueError(f"the properties {schema.names} clash with the other columns of a prediction: {twice}")
+    if twice: raise ValueError(f"the properties {schema.names} clash with other columns of a prediction: {twice}")
     return res
 
 def _probability_columns(prop, probs):
@@ -180,10 +183,13 @@ def _prediction_table(bundle, rows, probs, full):
     if not rows: probs = [np.zeros((0, n), np.float32) for n in bundle.schema.n_classes]
     names,boxes,scores,clips = zip(*rows) if rows else ((),)*4
     labels = bundle.decode(probs)
-    res = dict(image_name=names, boxes=boxes, box_scores=np.array(scores, float), image_name_clip=clips, **labels)
+    scores = np.array(scores, float)
+    res = dict(image_name=names, boxes=boxes, box_scores=scores, image_name_clip=clips, **labels)
     for p,o in zip(bundle.schema, probs): res |= _probability_columns(p, o)
-    cols,texts = prediction_columns(bundle.schema, full),{'image_name', 'boxes', 'image_name_clip', *labels}
-    return pd.DataFrame({c: res[c] for c in cols}).astype({c: str if c in texts else float for c in cols})
+    cols = prediction_columns(bundle.schema, full)
+    texts = {'image_name', 'boxes', 'image_name_clip', *labels}
+    types = {c: str if c in texts else float for c in cols}
+    return pd.DataFrame({c: res[c] for c in cols}).astype(types)
 
 # %% ../nbs/11_predict.ipynb #25232ba4
 def _rows(job, seen):
@@ -205,25 +211,27 @@ def _outcome(jobs, seen):
     "Rows of the table of a chunk, and its report"
     pairs = list(zip(jobs, seen))
     report = [o for pair in pairs for o in _findings(*pair)]
-    report = pd.DataFrame(report, columns=Problems.columns, dtype=object)   # ids stay whole where one is missing
-    return [o for pair in pairs for o in _rows(*pair)], report
+    rows = [o for pair in pairs for o in _rows(*pair)]
+    return rows, pd.DataFrame(report, columns=Problems.columns, dtype=object)   # ids stay whole
 
 # %% ../nbs/11_predict.ipynb #a40410c6
 def _fingerprint_of(run, decoder, source):
-    "Hashes of model and input, and all settings that the answers depend on, as JSON holds them"
-    meta = [run.bundle.meta.get(k) for k in ('schema', 'model', 'activation', 'thresh')]
+    "Hashes of model and input, and all settings that answers depend on, as JSON holds them"
+    meta = run.bundle.schema.to_dict(),run.bundle.meta.get('model'),run.bundle.rule.to_dict()
     sha = hashlib.sha256(json.dumps(meta, default=str).encode())
     for k,v in run.bundle.model.state_dict().items():
         sha.update(k.encode()); sha.update(v.cpu().contiguous().numpy().tobytes())
     of_run = dict(full=run.full, chunk=run.chunk, folder=str(run.folder.resolve()))
     of_cut = {k: getattr(decoder, k) for k in ('buffer', 'frame', 'max_pixels', 'bands')}
-    res = dict(bundle=sha.hexdigest(), input=source, **of_run, **of_cut, preprocessing=decoder.preprocessing.to_dict())
+    how = decoder.preprocessing.to_dict()
+    res = dict(bundle=sha.hexdigest(), input=source, **of_run, **of_cut, preprocessing=how)
     return json.loads(json.dumps(res))
 
 class _Parts:
     "Finished chunks of a run, in a folder beside the output `out`"
     def __init__(self, out, fingerprint, resume):
-        self.out,self.dir,self.suffix,self.asked = out,out.with_name(f'{out.name}.parts'),out.suffix,{0}
+        self.out,self.suffix,self.asked = out,out.suffix,{0}
+        self.dir = out.with_name(f'{out.name}.parts')
         if not resume and self.dir.exists(): shutil.rmtree(self.dir)
         run = self.dir/'run.json'
         if run.exists(): self._compare(json.loads(run.read_text()), fingerprint)
@@ -234,7 +242,8 @@ class _Parts:
         other = [k for k in new if old.get(k)!=new[k]]
         if not other: return
         how = "Start anew with `resume=False` (`hp_predict --restart`), or choose another `out`"
-        raise ValueError(f"{self.dir} holds an unfinished run with another {', '.join(other)}. {how}")
+        what = ', '.join(other)
+        raise ValueError(f"{self.dir} holds an unfinished run with another {what}. {how}")
 
     def file(self, number, kind=''): return self.dir/f'{number:06}{kind or self.suffix}'
     def has(self, number): return self.file(number).exists()
@@ -242,7 +251,8 @@ class _Parts:
 # %% ../nbs/11_predict.ipynb #8e00b663
 def _stamps(jobs):
     "All pictures of a chunk, with their sizes and times, in one short text"
-    return hashlib.sha256(repr([(o.path, o.stamp, o.crops) for o in jobs]).encode()).hexdigest()
+    all_of_it = repr([(o.path, o.stamp, o.crops) for o in jobs])
+    return hashlib.sha256(all_of_it.encode()).hexdigest()
 
 @patch
 def is_done(
@@ -288,7 +298,8 @@ def _join_parquet(files, out):
 
 def _check_out(out):
     "Complain about an output that cannot be written"
-    if out.suffix not in ('.csv', '.parquet'): raise ValueError(f"{out}: expected a name that ends in .csv or .parquet")
+    if out.suffix not in ('.csv', '.parquet'):
+        raise ValueError(f"{out}: expected a name that ends in .csv or .parquet")
     if out.suffix=='.csv': return
     try: import pyarrow
     except ImportError:
@@ -310,13 +321,14 @@ def finish(
     replace_file(report, lambda p: _join_csv(reports, p))
     replace_file(self.out, lambda p: join([self.file(o) for o in numbers], p))
     shutil.rmtree(self.dir)
-    return pd.read_csv(report, dtype=dict(photo=str, reason=str, value=str, dropped=bool), keep_default_na=False)
+    types = dict(photo=str, reason=str, value=str, dropped=bool)
+    return pd.read_csv(report, dtype=types, keep_default_na=False)
 
 # %% ../nbs/11_predict.ipynb #1dad70e0
 @dataclass(repr=False)
 class PredictResult:
     "Where the predictions are, and the `report` of all that was wrong"
-    report: pd.DataFrame      # one row per finding: photo, ann_id (or row of the table), reason, value, dropped
+    report: pd.DataFrame      # a row per finding: photo, ann_id (or row), reason, value, dropped
     n_photos: int             # pictures that were asked for
     file: Path = None         # CSV or Parquet file with the predictions; None: in memory only
     memory: pd.DataFrame = None # the predictions, if there is no file
@@ -326,7 +338,8 @@ class PredictResult:
         "The predictions, read from the file where there is one"
         if self.file is None: return self.memory
         if self.file.suffix=='.parquet': return pd.read_parquet(self.file)
-        return pd.read_csv(self.file, dtype=self._dtypes(), keep_default_na=False, na_values=dict(box_scores=['']))
+        empty = dict(keep_default_na=False, na_values=dict(box_scores=['']))
+        return pd.read_csv(self.file, dtype=self._dtypes(), **empty)
     def _dtypes(self):
         "Text up to the name of the crop, but for the score of the box; then come probabilities"
         cols = list(pd.read_csv(self.file, nrows=0))
@@ -342,9 +355,11 @@ class PredictResult:
         return self.report.groupby('reason', sort=False).dropped.agg(rows='size', dropped='sum')
     def __repr__(self):
         where = f' in {self.file.name}' if self.file else ''
-        return f"predictions for {self.n_photos:,} pictures{where}; {self.dropped:,} boxes or crops left out"
+        left_out = f"{self.dropped:,} boxes or crops left out"
+        return f"predictions for {self.n_photos:,} pictures{where}; {left_out}"
     def _repr_html_(self):
-        return f'<p>{self}</p>' + (self.reasons.reset_index().to_html(index=False) if len(self.report) else '')
+        table = self.reasons.reset_index().to_html(index=False) if len(self.report) else ''
+        return f'<p>{self}</p>{table}'
 
 # %% ../nbs/11_predict.ipynb #44b75f76
 @dataclass
@@ -364,17 +379,20 @@ class _Run:
     amp: bool
 
     def __post_init__(self):
-        self.folder,self.out = Path(self.folder),None if self.out is None else Path(self.out)
-        if self.bs<1 or self.chunk<1: raise ValueError(f"bs {self.bs}, chunk {self.chunk}: at least 1 was expected")
-        if self.out: _check_out(self.out)
+        self.folder = Path(self.folder)
+        if min(self.bs, self.chunk)<1:
+            raise ValueError(f"bs {self.bs}, chunk {self.chunk}: at least 1 was expected")
+        if self.out is None: return
+        self.out = Path(self.out)
+        _check_out(self.out)
     def decoder(self, buffer=0, frame=None):
         "What cuts the crops"
-        return _Decoder(self.folder, self.bundle.preprocessing, buffer, frame, self.max_pixels, self.bands)
+        of_photos = self.max_pixels,self.bands
+        return _Decoder(self.folder, self.bundle.preprocessing, buffer, frame, *of_photos)
 
 def _ready(bundle, device):
     "Bundle on its device, in evaluation mode; a path is loaded"
     if not isinstance(bundle, Bundle): bundle = load_bundle(bundle, device)
-    if not hasattr(bundle, 'preprocessing'): bundle.preprocessing = Preprocessing(size=bundle.size)
     if device is not None: bundle.device = torch.device(device); bundle.model.to(bundle.device)
     bundle.model.eval()
     return bundle
@@ -394,7 +412,8 @@ def outcomes(
     with tqdm(total=n, desc='predict', unit=' photos', disable=not self.progress) as bar:
         for number,some,seen,probs in _chunks(self.bundle, loader, self.bs, self.amp):
             rows,report = _outcome(some, seen)
-            yield number, _prediction_table(self.bundle, rows, probs, self.full), report, _stamps(some)
+            table = _prediction_table(self.bundle, rows, probs, self.full)
+            yield number, table, report, _stamps(some)
             bar.update(min(n, (number+1)*self.chunk)-bar.n)
 
 # %% ../nbs/11_predict.ipynb #bf3fa192
@@ -408,9 +427,12 @@ def to_memory(
     problems          # findings from before; those on the way are added
 )->PredictResult: # with its table in memory
     "Predict all jobs"
-    found = list(self.outcomes(jobs, n, decoder, lambda number, part: False))
-    report = pd.concat([problems.table(), *(o[2] for o in found)], ignore_index=True).astype(dict(dropped=bool))
-    return PredictResult(report, n, memory=pd.concat([self._empty(), *(o[1] for o in found)], ignore_index=True))
+    tables,reports = [self._empty()],[problems.table()]
+    for _,table,report,_ in self.outcomes(jobs, n, decoder, lambda number, part: False):
+        tables.append(table); reports.append(report)
+    reports[0] = problems.table()             # with what was found on the way
+    report = pd.concat(reports, ignore_index=True).astype(dict(dropped=bool))
+    return PredictResult(report, n, memory=pd.concat(tables, ignore_index=True))
 
 @patch
 def to_file(
@@ -420,8 +442,10 @@ def to_file(
 )->PredictResult: # with its table in the file `out`
     "Predict all jobs that an earlier run has not"
     parts = _Parts(self.out, _fingerprint_of(self, decoder, source), self.resume)
-    for o in self.outcomes(jobs, n, decoder, lambda number, part: parts.is_done(number, _stamps(part))): parts.write(*o)
-    if not parts.has(0): parts.write(0, self._empty(), pd.DataFrame(columns=Problems.columns), '')
+    def _done(number, part): return parts.is_done(number, _stamps(part))
+    for o in self.outcomes(jobs, n, decoder, _done): parts.write(*o)
+    nothing = self._empty(),pd.DataFrame(columns=Problems.columns)
+    if not parts.has(0): parts.write(0, *nothing, '')
     return PredictResult(parts.finish(problems.table()), n, self.out)
 
 @patch
@@ -440,8 +464,8 @@ def _context(bundle, buffer, problems):
     "Pixels of context to cut with"
     known = bundle.preprocessing.buffer
     if buffer is None and known is None:
-        _tell(problems, 'context assumed', "the model file does not say how much context its crops had: "
-              "100 pixels are assumed, as in Housing Passports v2; `buffer` (--buffer) says otherwise")
+        _tell(problems, 'context assumed', "the model file does not say what context its crops had: "
+              "buffer 100 is assumed, as in Housing Passports v2; `buffer` (--buffer) tells another")
         return 100
     if buffer is None: return known
     if known not in (None, buffer):
@@ -453,9 +477,9 @@ def _context(bundle, buffer, problems):
 def predict_photos(
     bundle,           # `Bundle`, or the file of one
     img_dir,          # folder that the photos' names start from
-    boxes,            # what `read_annotations` reads: COCO, CVAT..., or a table: image_name, boxes '[l, t, r, b]'
+    boxes,            # what `read_annotations` reads: COCO, CVAT, a table of image_name and boxes...
     out=None,         # .csv or .parquet file to write; None: keep the table in memory
-    buffer=None,      # pixels of context on each side of a box; None: as in training, as the bundle knows it
+    buffer=None,      # pixels of context on each side of a box; None: as in training
     bs=64,            # crops in a batch
     num_workers=None, # processes that decode; None: one per core; 0: no extra process
     device=None,      # None: where the bundle is
@@ -464,12 +488,12 @@ def predict_photos(
     chunk=1000,       # photos in a part: what an interruption can cost
     resume=True,      # go on with an unfinished run? False: start anew
     amp=None,         # half precision? None: on a CUDA GPU
-    frame=None,       # of boxes on photos that EXIF turns: 'stored', 'upright'; None: as the sizes tell
-    units=None,       # of the boxes: 'pixels', or 'share' of the photo (0-1); None: pixels
+    frame=None,       # 'stored' or 'upright', see `place_photo`; None: by size
+    units=None,       # 'pixels', or 'share' of the photo (0-1); None: pixels
     max_pixels=None,  # of a photo; None: Pillow's limit
-    bands=None,       # numbers, from 1, of the bands that are red, green and blue; None: the first three
+    bands=None,       # which are red, green and blue, from 1; None: the first three
 )->PredictResult: # table, photo by photo, and report
-    "Predict the properties of every box, decoding each photo once; a broken photo or box is reported and passed over"
+    "Predict the properties of every box; a broken photo or box is reported and passed over"
     if not Path(img_dir).is_dir(): raise FileNotFoundError(f"no photo folder at {img_dir}")
     check_reading(0 if buffer is None else buffer, frame)
     how = dict(bs=bs, num_workers=num_workers, progress=progress, full=full, chunk=chunk, resume=resume, amp=amp)
@@ -491,12 +515,13 @@ def _short_label(label, width):
 def _draw_box(ax, box, number, color):
     "Box with a white rim and its number on a disc"
     l,t,r,b = box
+    rim = dict(fill=False, joinstyle='round')
     for lw,c in ((5, 'white'), (2.6, color)):
-        ax.add_patch(plt.Rectangle((l,t), r-l, b-t, fill=False, lw=lw, color=c, joinstyle='round'))
+        ax.add_patch(plt.Rectangle((l,t), r-l, b-t, lw=lw, color=c, **rim))
     disc = dict(boxstyle='circle,pad=.28', facecolor=color, edgecolor='white', lw=1.5)
     text = dict(color='white', fontsize=11, fontweight='bold', ha='center', va='center')
-    corner = max(l, 0),max(t, 0)
-    ax.annotate(str(number), corner, xytext=(13,-13), textcoords='offset points', bbox=disc, **text)
+    place = dict(xy=(max(l, 0), max(t, 0)), xytext=(13,-13), textcoords='offset points')
+    ax.annotate(str(number), **place, bbox=disc, **text)
 
 # %% ../nbs/11_predict.ipynb #9f5b6f77
 def _draw_bar(ax, y, prob, color):
@@ -508,10 +533,13 @@ def _draw_answer(ax, y, prop, label, prob, true, color, letters):
     "One line of a card; `true` is the true label if `label` is wrong, else None"
     ink = '#222222' if true is None else '#c0392b'
     ax.text(0, y+.3, prop, fontsize=8, color='#777777', va='center')
-    ax.text(.33, y+.3, _short_label(label, letters), fontsize=9, color=ink, va='center', fontweight='bold')
-    if prob is not None: ax.text(1, y+.3, f'{prob:.0%}', fontsize=8, color='#444444', va='center', ha='right')
+    bold = dict(fontsize=9, fontweight='bold', va='center')
+    ax.text(.33, y+.3, _short_label(label, letters), color=ink, **bold)
+    if prob is not None:
+        ax.text(1, y+.3, f'{prob:.0%}', fontsize=8, color='#444444', va='center', ha='right')
     if true is not None:
-        ax.text(.33, y+.74, _short_label(f'is {true}', letters+6), fontsize=7.5, color=ink, va='center')
+        text = _short_label(f'is {true}', letters+6)
+        ax.text(.33, y+.74, text, fontsize=7.5, color=ink, va='center')
     elif prob is not None: _draw_bar(ax, y+.68, prob, color)
 
 def _wrong(row, true, prop):
@@ -523,9 +551,11 @@ def _draw_card(ax, row, props, number, color, letters, true=None):
     "Number and answers of one box"
     ax.set(xlim=(0,1), ylim=(len(props)+.2,-1)); ax.axis('off')
     disc = dict(boxstyle='circle,pad=.25', facecolor=color, lw=0)
-    ax.text(0, -.62, f'{number}', color='white', fontsize=10, fontweight='bold', va='center', bbox=disc)
+    text = dict(color='white', fontsize=10, fontweight='bold', va='center')
+    ax.text(0, -.62, f'{number}', bbox=disc, **text)
     for y,p in enumerate(props):
-        _draw_answer(ax, y, p, row[p], row.get(f'p_{p}'), _wrong(row, true, p), color, letters)
+        answer = row[p],row.get(f'p_{p}'),_wrong(row, true, p)
+        _draw_answer(ax, y, p, *answer, color, letters)
 
 # %% ../nbs/11_predict.ipynb #87a86518
 def _card_grid(n_cards, n_lines, aspect, ncols, width):
@@ -541,11 +571,11 @@ def draw_predictions(
     props=None,# properties to show; None: all of the table
     width=8,   # inches
     ncols=4,   # cards beside each other
-    truth=None,# true labels, a table with as many rows in the same order: wrong answers turn red; None: not judged
+    truth=None,# table of true labels, row for row: wrong answers turn red; None: not judged
 )->plt.Figure: # the figure
     "Photo with its boxes, and below a card for each with labels and probabilities"
     if truth is not None and len(truth)!=len(rows):
-        raise ValueError(f"truth: {len(rows)} rows were expected, one per row of the predictions; got {len(truth)}")
+        raise ValueError(f"truth: {len(rows)} rows were expected, one per prediction; got {len(truth)}")
     img = upright(Image.fromarray(photo) if isinstance(photo, np.ndarray) else photo)
     props = props or list(rows)[3:list(rows).index('image_name_clip')]
     boxes = [parse_box(o) for o in rows['boxes']]
@@ -555,7 +585,8 @@ def draw_predictions(
     ax.imshow(img, aspect='auto'); ax.axis('off'); ax.autoscale(False)
     from_left = np.argsort([l+r for l,_,r,_ in boxes])
     for n,i in enumerate(from_left):
-        color,true = CARD_COLOURS[n%len(CARD_COLOURS)],None if truth is None else truth.iloc[i]
+        color = CARD_COLOURS[n%len(CARD_COLOURS)]
+        true = None if truth is None else truth.iloc[i]
         _draw_box(ax, boxes[i], n+1, color)
         card = fig.add_subplot(grid[1+n//ncols, n%ncols])
         _draw_card(card, rows.iloc[i], props, n+1, color, int(6*width/ncols), true)
@@ -568,13 +599,15 @@ def _listed(folder, problems):
     found = list_pictures(folder)
     for kind,n in sorted(found.passed_over.items()):
         problems.add('files passed over', f'{n} {kind}: not a suffix that Pillow reads')
-    if not found: raise ValueError(f"no pictures in {folder}{'; '+found.said if found.said else ''}")
+    said = f'; {found.said}' if found.said else ''
+    if not found: raise ValueError(f"no pictures in {folder}{said}")
     return pd.DataFrame(dict(file_name=list(found)))
 
 def _read_crops(crops, path, problems):
     "Table of crops, and the folder that its paths start from"
     if isinstance(crops, pd.DataFrame): return crops,path
-    if not isinstance(crops, (str, Path)): return pd.DataFrame(dict(file_name=[str(o) for o in crops])),path
+    if not isinstance(crops, (str, Path)):
+        return pd.DataFrame(dict(file_name=[str(o) for o in crops])),path
     if Path(crops).is_dir(): return _listed(crops, problems),crops
     if not Path(crops).is_file(): raise FileNotFoundError(f"no table or folder of crops at {crops}")
     return read_table(crops),path
@@ -585,23 +618,28 @@ def _pick(df, names, otherwise):
     col = next((df[o] for o in names if o in df), None)
     return [otherwise]*len(df) if col is None else col.tolist()
 
-def _whole_box(cell): return cell if isinstance(cell, str) else '' if label_text(cell)=='' else _plain_list(cell)
+def _whole_box(cell):
+    "The box of a crop as text, '' where the table has none"
+    if isinstance(cell, str): return cell
+    return '' if label_text(cell)=='' else _plain_list(cell)
 
 def _crop_names(df):
     "Files of the crops, as the table names them"
     found = [o for o in ('image_name_clip', 'file_name') if o in df]
     if found: return df[found[0]].tolist()
     has = ', '.join(map(str, df.columns))
-    raise KeyError(f"no column for the crop: one of image_name_clip, file_name was expected; the table has {has}")
+    raise KeyError(f"no column for the crop: one of image_name_clip, file_name was expected; it has {has}")
 
 def _crop_photos(df, clips):
     "Each crop of the table as a photo with one box: the whole of it"
     photos = _pick(df, ('image_name', 'file_name_original', 'file_name'), None)
-    columns = clips, photos, _pick(df, ('boxes', 'box'), ''), _pick(df, ('box_scores',), np.nan), df.index
+    boxes,scores = _pick(df, ('boxes', 'box'), ''),_pick(df, ('box_scores',), np.nan)
+    columns = clips, photos, boxes, scores, df.index
     for at,(clip,photo,box,score,id_) in enumerate(zip(*columns)):
         name,_ = photo_name(clip)
         cells = photo if isinstance(photo, str) else name, _whole_box(box)
-        yield PhotoBoxes(name, at, source=clip, anns=[Box(ann_id=id_, raw=cells, score=score, at=at)])
+        ann = Box(ann_id=id_, raw=cells, score=score, at=at)
+        yield PhotoBoxes(name, at, source=clip, anns=[ann])
 
 def _crop_jobs(photos, folder):
     "A job for each picture: all of it"
@@ -625,7 +663,7 @@ def _compare_context(bundle, df, problems):
 # %% ../nbs/11_predict.ipynb #e353ff29
 def predict_crops(
     bundle,           # `Bundle`, or the file of one
-    crops,            # table of crops (CSV or DataFrame: file_name or image_name_clip), folder, or list of paths
+    crops,            # folder, list of paths, or table of crops (file_name or image_name_clip)
     out=None,         # .csv or .parquet file to write; None: keep the table in memory
     path='.',         # folder that the paths in a table or list start from
     bs=64,            # crops in a batch
@@ -637,7 +675,7 @@ def predict_crops(
     resume=True,      # go on with an unfinished run? False: start anew
     amp=None,         # half precision? None: on a CUDA GPU
     max_pixels=None,  # of a picture; None: Pillow's limit
-    bands=None,       # numbers, from 1, of the bands that are red, green and blue; None: the first three
+    bands=None,       # which are red, green and blue, from 1; None: the first three
 )->PredictResult: # table in the order of the crops, and report
     "Predict the properties of crops; a broken one is reported and passed over"
     problems,is_list = Problems(),not isinstance(crops, (str, Path, pd.DataFrame))

@@ -25,18 +25,27 @@ from .schema import *
 # %% ../nbs/02b_views.ipynb #302e4391
 _SUFFIX = re.compile(r'\.[A-Za-z0-9]{2,5}$')
 _HASHED = re.compile(r'([._](jpe?g|png|bmp|webp|tiff?|heic|jfif))?\.rf\.[0-9A-Za-z]{6,}$', re.I)
-_ALTERED = ('aug|augm|augmented|augmentation|flip|flipped|fliph|flipv|hflip|vflip|lr|ud|'
-            'mirror|mirrored|rot|rotate|rotated|bright|brightness|dark|blur|blurred|noise|noisy|'
-            'crop|cropped|zoom|shift|hue|gray|grey|copy|copie|kopie|copia|dup|duplicate|'
-            'edited|resized|scaled|small|orig|original')
-_COPY = re.compile(rf'([\s_.-]+({_ALTERED})[\s_.-]*\d*|\s*\(\d+\))$', re.I)
+_ALTERED = set(
+    'aug augm augmented augmentation flip flipped fliph flipv hflip vflip lr ud mirror mirrored '
+    'rot rotate rotated bright brightness dark blur blurred noise noisy crop cropped zoom shift '
+    'hue gray grey copy copie kopie copia dup duplicate edited resized scaled small orig '
+    'original'.split())
+_SEPARATORS = ' _.-'
 _COUNT = re.compile(r'_(\d+)$')
+
+def _without_copy(name):
+    "`name` without one ending such as _aug3, - Copy or (2)"
+    if name.endswith(')'): return re.sub(r'(?<=.)\s*\(\d+\)$', '', name)
+    word = name.rstrip('0123456789'+_SEPARATORS)
+    at = max(word.rfind(o) for o in _SEPARATORS)
+    rest = word[:max(at, 0)].rstrip(_SEPARATORS)
+    return rest if word[at+1:].lower() in _ALTERED and rest and rest[-1]!='/' else name
 
 def _bare(name):
     "The path `name` without its suffix and without what tools add to the names of copies"
-    name = str(name).replace('\\', '/')
-    name,before = _HASHED.sub('', _SUFFIX.sub('', name)),None
-    while name!=before: before,name = name,_COPY.sub('', name) or name
+    name,before = _SUFFIX.sub('', str(name).replace('\\', '/')),None
+    if '.rf.' in name: name = _HASHED.sub('', name)
+    while name!=before: before,name = name,_without_copy(name)
     return name
 
 def source_names(
@@ -46,8 +55,11 @@ def source_names(
     plain = {_SUFFIX.sub('', str(o).replace('\\', '/')) for o in names}
     bare = {o:_bare(o) for o in set(names)}
     known = plain | set(bare.values())
-    def _photo(o): return _COUNT.sub('', o) if _COUNT.sub('', o) in known else o
-    return [_photo(bare[o]) for o in names]
+    def _photo(o):
+        photo = _COUNT.sub('', o)
+        return photo if photo in known else o
+    photos = {o:_photo(o) for o in set(bare.values())}
+    return [photos[bare[o]] for o in names]
 
 # %% ../nbs/02b_views.ipynb #92ae7c04
 _TIME = re.compile(
@@ -55,13 +67,15 @@ _TIME = re.compile(
     r'(?:[T _.-]{1,3}|_at_| at |)'
     r'([01]\d|2[0-3])[-_.:hH]?([0-5]\d)(?:[-_.:m]?([0-5]\d))?'                    # 10:12:33
     r'(?=\D|\d{1,6}(?!\d)|$)')
+_DIGITS = re.compile(r'\d{4}\D?\d\d\D?\d\d')                                         # may be a date
 _EPOCH = re.compile(r'(?<!\d)(1\d{9})(\d{3})?(?!\d)')                            # (milli)seconds since 1970
 
 def name_time(
     name, # path of a picture
 )->pd.Timestamp|None: # when it was taken; None if the name does not say
     "The time of the capture in a file name such as 20190412_101233 or 2019-04-12T10-12"
-    stem = Path(str(name).replace('\\', '/')).name
+    stem = str(name).replace('\\', '/').rsplit('/', 1)[-1]
+    if not _DIGITS.search(stem): return None
     found = _TIME.search(stem)
     if not found:
         found = _EPOCH.search(stem)
@@ -117,7 +131,7 @@ def _column_groups(df, labels):
     "Columns of `df` that name a group"
     found = [(names_group(c), c) for c in df.columns if c not in labels]
     found = [(GROUP_WORDS.index(word), str(c)) for word,c in found if word]
-    for _,c in sorted(found): yield f'column {c!r}',df[c].map(label_text).replace('', None)
+    for _,c in sorted(found): yield f'column {c!r}',label_texts(df[c]).replace('', None)
 
 def folder_group(
     files, # paths (N,)
@@ -194,16 +208,20 @@ def link_groups(
     links = coo_array((np.ones(len(a), np.int8), (a, b+n)), shape=(n+m, n+m))
     return pd.factorize(connected_components(links, directed=False)[1][a])[0]
 
-def _tells_label(codes, df, schema):
-    "Property that the groups are another name of (nearly each row lies in the one group of its class), or None"
-    for p in schema or ():
-        if p.name not in df: continue
-        labels = df[p.name].map(label_text)
-        known = labels.isin(p.classes).to_numpy()
-        table = pd.crosstab(codes[known], labels.to_numpy()[known]).to_numpy()
-        if not table.size or table.shape[1]<2: continue
-        best = (table==table.max(0)) & (table==table.max(1, keepdims=True))
-        if table[best].sum() >= .95*table.sum(): return p.name
+def _class_codes(df, schema):
+    "Number of the class of each row, -1 where unknown, for each property"
+    props = [p for p in schema or () if p.name in df]
+    return {p.name: pd.Categorical(label_texts(df[p.name]), p.classes).codes.astype(int) for p in props}
+
+def _tells_label(codes, classes):
+    "Property that the groups are another name of: nearly each row lies in the one group of its class"
+    for name,of in classes.items():
+        known,n = of>=0,of.max(initial=-1)+1
+        if n<2 or not known.any() or codes.max()>20*n: continue
+        table = np.bincount(codes[known]*n + of[known], minlength=(codes.max()+1)*n).reshape(-1, n)
+        table = table[:,table.any(0)]
+        best = (table==table.max(0)) & (table==table.max(1, keepdims=True)) & (table>0)
+        if table.shape[1]>1 and table[best].sum() >= .95*table.sum(): return name
 
 @dataclass
 class Grouping:
@@ -236,11 +254,16 @@ def _photo_codes(df):
     files = df[col] if col else pd.Series(np.arange(len(df)).astype(str), index=df.index)
     return pd.factorize(files)[0],files.fillna('')
 
-def _judge(groups, photos, df, schema, n_parts):
+def _filled(groups, photos):
+    "`groups`, with one for each photo where there is none"
+    if not groups.isna().any(): return groups
+    return groups.where(groups.notna(), pd.Series(photos, index=groups.index).map('photo {}'.format))
+
+def _judge(groups, photos, df, classes, n_parts):
     "Codes of a candidate's `groups` and '' if they will do, else why not"
     lost = groups.isna()
     if lost.mean()>.2: return None,f'empty in {lost.sum():,} of {len(df):,} rows'
-    codes = pd.factorize(groups.where(~lost, [f'photo {o}' for o in photos]))[0]
+    codes = pd.factorize(_filled(groups, photos))[0]
     n = codes.max()+1
     if n==1: return codes,'one group for everything'
     if n==len(df): return codes,'a group for each row'
@@ -249,11 +272,11 @@ def _judge(groups, photos, df, schema, n_parts):
     if len(sizes)==photos.max()+1: return codes,'joins no two photos'
     if len(sizes)<n_parts: return codes,f'{len(sizes)} groups, too few for {n_parts} parts'
     if sizes.max()>.9*len(df): return codes,f'one group has {sizes.max()/len(df):.0%} of the rows'
-    label = _tells_label(codes, df, schema)
+    label = _tells_label(codes, classes)
     if label: return codes,f'it is the label {label!r} under another name'
     if 'split' not in df or n!=df.split.nunique(): return codes,''
-    parts = [Property('split', df.split.unique())]
-    return codes,'it is the part itself' if _tells_label(codes, df, parts) else ''
+    parts = dict(split=pd.factorize(df.split)[0])
+    return codes,'it is the part itself' if _tells_label(codes, parts) else ''
 
 def _grouping(taken, photos, candidates):
     "The `Grouping` of the candidate that was taken"
@@ -261,9 +284,7 @@ def _grouping(taken, photos, candidates):
     name,groups,codes,tells = taken
     joined = 1 - (link_groups(photos, codes).max()+1)/(photos.max()+1)
     if not name.startswith('column') and joined<.1: tells = False        # it may be by chance
-    alone = pd.Series([f'photo {o}' for o in photos], index=groups.index)
-    values = groups.where(groups.notna(), alone)
-    return Grouping(name, values, groups.nunique(), tells, candidates)
+    return Grouping(name, _filled(groups, photos), groups.nunique(), tells, candidates)
 
 def find_group(
     df:pd.DataFrame,    # table, with the paths in `file_name_original` or `file_name`
@@ -278,9 +299,9 @@ def find_group(
     sure.append(_place_groups(df, files))
     found = [(name,groups,True) for o in sure for name,groups in o]
     found += [(name,groups,False) for name,groups in _name_groups(files)]
-    rows,taken = [],None
+    rows,taken,classes = [],None,_class_codes(df, schema)
     for name,groups,tells in found:
-        codes,why = _judge(groups, photos, df, schema, n_parts)
+        codes,why = _judge(groups, photos, df, classes, n_parts)
         verdict = why or 'another was taken'
         if not why and taken is None:
             taken,verdict = (name,groups,codes,tells),'taken'
