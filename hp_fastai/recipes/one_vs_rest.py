@@ -626,17 +626,13 @@ def _bundle(self:OneVsRest, cls, fold):
     "The model of one run"
     return load_bundle(self.run_dir(cls, fold)/'model.safetensors', self.device)
 
-def _preprocessing(bundle):
-    "How `bundle` is shown its pictures"
-    return getattr(bundle, 'preprocessing', None) or Preprocessing(size=bundle.size)
-
 @patch
 def _class_probs(self:OneVsRest, cls, calibrator, xs, bs):
     "Calibrated probability of `cls` for uint8 pictures (N, H, W, 3), mean over the folds"
     res = []
     for f in self.folds:
         bundle = self._bundle(cls, f)
-        show = lambda o: _preprocessing(bundle).normalize(o.to(bundle.device))
+        show = lambda o: bundle.preprocessing.normalize(o.to(bundle.device))
         with torch.inference_mode():
             logits = torch.cat([bundle.model(show(o))[0].float().cpu() for o in xs.split(bs)])
         res.append(calibrate(calibrator, (logits[:,1]-logits[:,0]).numpy()))
@@ -661,7 +657,7 @@ def predict(
     "Combined answer of all models for new pictures"
     if isinstance(imgs, (str, Path, bytes, Image.Image)): imgs = [imgs]
     curves,parts,path = self.calibrators(method),[],ifnone(path, self.path)
-    prep = _preprocessing(self._bundle(self.classes[0], 0))
+    prep = self._bundle(self.classes[0], 0).preprocessing
     for start in range(0, len(imgs), chunk):
         xs = [self._read(o, path, prep) for o in imgs[start:start+chunk]]
         xs = torch.from_numpy(np.stack(xs))
