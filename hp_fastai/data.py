@@ -622,18 +622,20 @@ class PropertyDataLoaders(DataLoaders):
                           file_col=self.file_col, path=self.path, device=self.device, odd=self.odd)
 
 # %% ../nbs/04_data.ipynb #94c5a837
-PART_NAMES = dict(train='train', training='train', valid='valid', validation='valid', val='valid', test='test', testing='test')
+PART_NAMES = dict(train='train', training='train', valid='valid', validation='valid', val='valid',
+                  test='test', testing='test', unused='unused')
 
 def part_names(
     cells, # column `split` of a table
-)->pd.Series: # 'train', 'valid' or 'test' for each row
+)->pd.Series: # 'train', 'valid', 'test', or 'unused' for each row
     "The parts that `cells` name: 'Train', ' val' and 'validation' are understood; raises `ValueError` for others"
     cells = pd.Series(cells)
     parts = cells.map(lambda o: PART_NAMES.get(label_text(o).lower()))
     if parts.notna().all(): return parts.astype(object)
     bad = cells[parts.isna()]
-    raise ValueError(f"split {bad.iloc[0]!r} (row {bad.index[0]}{f' and {len(bad)-1} more' if len(bad)>1 else ''}): "
-                     "'train', 'valid' or 'test' was expected")
+    more = f' and {len(bad)-1} more' if len(bad)>1 else ''
+    raise ValueError(f"split {bad.iloc[0]!r} (row {bad.index[0]}{more}): "
+                     "'train', 'valid', 'test' or 'unused' was expected")
 
 def _flags(col, name):
     "Boolean column, from bools, 0 and 1 or their texts"

@@ -55,7 +55,9 @@ _POOL_WEIGHTS = ('fc_norm', 'attn_pool')
 @lru_cache
 def _speaks_of_pooling(module):
     "Does the source of a module of timm name a pooling with weights?"
-    return any(o in getsource(sys.modules[module]) for o in _POOL_WEIGHTS)
+    try: text = getsource(sys.modules[module])
+    except (TypeError, OSError): return True              # a notebook's own architecture
+    return any(o in text for o in _POOL_WEIGHTS)
 
 def pools_itself(
     arch,     # name of a timm model
@@ -292,7 +294,9 @@ def _sized(arch, size, kwargs):
     own = cfg.get('input_size', (3, 224, 224))[1:]
     sides = (size, size) if isinstance(size, int) else tuple(size or own)
     if 'img_size' in kwargs or not cfg.get('fixed_input_size') or sides==tuple(own): return kwargs
-    return {**kwargs, **({'img_size': size} if _takes(arch, 'img_size', size, kwargs) else {})}
+    if not _takes(arch, 'img_size', size, kwargs): return kwargs
+    warnings.warn(f"{arch} is built for pictures of {sides[0]} x {sides[1]} pixels (img_size), not its own {own[0]} x {own[1]}", stacklevel=3)
+    return {**kwargs, 'img_size': size}
 
 def _takes(arch, name, value, kwargs):
     "Does timm build `arch` with the argument `name`?"

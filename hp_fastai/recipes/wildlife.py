@@ -284,7 +284,8 @@ class PhotoReader(CropReader):
     "A `CropReader` that leaves the photo as large as it is"
     def __call__(self, item):
         f = item['file']
-        try: return PILImage.create(upright(self.path/f if isinstance(f, (str, Path)) else PILImage.create(f)))
+        is_path = isinstance(f, (str, Path))
+        try: return PILImage.create(upright(self.path/f if is_path else PILImage.create(f)))
         except (OSError, ValueError, SyntaxError): self.read(item); raise   # it names row and file
 
 # %% ../../nbs/recipes/wildlife.ipynb #edfd1831
@@ -297,9 +298,15 @@ def wildlife_datablock(
     s = settings or WildlifeSettings()
     augs = TrainOnly(aug_transforms(size=s.size, min_scale=s.min_scale))
     block = property_datablock(schema, PhotoReader(path, s.size), [augs])
-    kind = Preprocessing.of(s.arch).interpolation
+    kind = _validation(s).interpolation
     block.item_tfms = L(Presize(s.presize, s.size, s.method, kind)) + block.item_tfms
     return block
+
+def _validation(s):
+    "What `Presize` does to a photo that is not trained on, with the interpolation of the backbone"
+    how = dict(squish='squash', crop='crop', pad='pad')[s.method]
+    kind = Preprocessing.of(s.arch).interpolation
+    return Preprocessing(size=s.size, resize=how, interpolation=kind)
 
 def wildlife_dls(
     df:pd.DataFrame, # photos with a `split`
@@ -313,10 +320,13 @@ def wildlife_dls(
     s,n = settings or WildlifeSettings(),(df.split=='train').sum()
     how = dict(bs=min(s.bs, n), val_bs=2*s.bs, drop_last=n>s.bs)
     block = wildlife_datablock(schema, path, s)
-    dls = block.dataloaders(table_items(df, schema), path=path, num_workers=num_workers, device=device, **how)
+    dls = block.dataloaders(table_items(df, schema), path=path, num_workers=num_workers,
+                            device=device, **how)
     dls.train.rng = random.Random(s.seed)
-    own = dict(schema=schema, reader=CropReader(path, s.size), test=df[df.split=='test'])
-    return PropertyDataLoaders(*dls.loaders, path=path, device=dls.device, **own)
+    reader = CropReader(path, _validation(s))
+    own = dict(schema=schema, reader=reader, test=df[df.split=='test'])
+    told = ('size', 'resize', 'interpolation')
+    return PropertyDataLoaders(*dls.loaders, path=path, device=dls.device, told=told, **own)
 
 # %% ../../nbs/recipes/wildlife.ipynb #ab221953
 class ErrorRate(PropertyMetric):
@@ -563,7 +573,8 @@ def cross_validate(
             folds.append(dict(counts, **_fold_scores(comp, valid, probs)))
     probs = pd.concat(parts).sort_index()
     rows,probs = comp.train.loc[probs.index],probs.to_numpy(copy=True)
-    interp = PropertyInterpretation(comp.schema, probs, rows, rows.file_name.tolist(), comp.path, s.size)
+    files = rows.file_name.tolist()
+    interp = PropertyInterpretation(comp.schema, probs, rows, files, comp.path, s.size)
     return CrossValidation(s, rows, probs, average_probs(*test), pd.DataFrame(folds), interp)
 
 # %% ../../nbs/recipes/wildlife.ipynb #7bc95a92
@@ -654,5 +665,6 @@ def hp_wildlife(
         pictures = dict(presize=presize, size=size, method=method, bs=bs, group=group or None)
         training = dict(freeze_epochs=freeze_epochs, epochs=epochs, lr=lr, weights=weights, seed=seed)
         settings = WildlifeSettings(n_tta=tta, pretrained=not from_scratch, **pictures, **training)
-        entry = enter_competition(path, out, settings, [o.strip() for o in archs.split(',')], folds, n_workers)
+        archs = [o.strip() for o in archs.split(',')]
+        entry = enter_competition(path, out, settings, archs, folds, n_workers)
         print(entry.expected.round(3).to_string(index=False)); print(entry)
