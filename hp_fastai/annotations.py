@@ -1103,6 +1103,11 @@ def _lists(df, columns):
     "Columns of a table as lists, by name"
     return {c: df[c].tolist() for c in columns if c is not None}
 
+def _told_name(cell):
+    "Name of a photo in a table; None if it is no text"
+    if isinstance(cell, Path): return str(cell)
+    return cell if isinstance(cell, str) else None
+
 class _TablePhotos:
     "Photos of a table, each made when it is asked for: millions of rows need little memory"
     def __init__(self,
@@ -1111,7 +1116,7 @@ class _TablePhotos:
         units,   # of the boxes
     ):
         self.columns,self.units,self.index = columns,units,df.index.tolist()
-        names = pd.Series(df[columns.photo].tolist(), dtype=object)
+        names = pd.Series([_told_name(o) for o in df[columns.photo]], dtype=object)
         codes,self.sources = pd.factorize(names, use_na_sentinel=False)
         shown = [photo_name(o) for o in self.sources]
         keys = [o if usable else f'\0{i}' for i,(o,usable) in enumerate(shown)]
@@ -1156,7 +1161,7 @@ def _turn(self:_TablePhotos, i):
 def _size(self:_TablePhotos, k):
     "Sizes that the rows of photo `k` declare"
     if not self.columns.size: return {None}
-    cells = {tuple(self._cell(c, i) for c in self.columns.size) for i in self._rows(k)}
+    cells = [[self._cell(c, i) for c in self.columns.size] for i in self._rows(k)]
     return {declared_size(*o)[0] for o in cells}
 
 @patch

@@ -35,7 +35,8 @@ def smooth_noise(
 
 def _grain(rng, size):
     "Noise of several sizes at once"
-    return sum(s*smooth_noise(rng, size, c) for c,s in ((1,.2), (4,.2), (24,.3), (80,.3)))
+    scales = (1,.2), (4,.2), (24,.3), (80,.3)
+    return sum(s*smooth_noise(rng, size, c) for c,s in scales)
 
 # %% ../../nbs/recipes/walls.ipynb #9c2834eb
 @dataclass
@@ -50,7 +51,8 @@ class _Bricks:
     ):
         "A bond of four to nine rows or so"
         h = size[1]/rng.uniform(4, 9)
-        return cls(h*rng.uniform(2, 3.2), h, rng.uniform(0, h), rng.uniform(0, h), max(1.5, h*rng.uniform(.06, .14)))
+        width,x0,y0 = h*rng.uniform(2, 3.2),rng.uniform(0, h),rng.uniform(0, h)
+        return cls(width, h, x0, y0, max(1.5, h*rng.uniform(.06, .14)))
 
     def locate(self,
         size, # width and height of the picture, pixels
@@ -62,7 +64,9 @@ class _Bricks:
         return row,(x//self.w).astype(int),x%self.w,y%self.h
 
 # %% ../../nbs/recipes/walls.ipynb #79283abc
-_BRICK_TONES = ((150,70,50), (168,92,62), (120,58,48), (190,150,110), (140,120,105), (196,186,172))
+_BRICK_TONES = (
+    (150,70,50), (168,92,62), (120,58,48),
+    (190,150,110), (140,120,105), (196,186,172))
 
 def _brick_wall(rng, size, bricks):
     "(height, width, 3) 0-255: bricks of one tone, each a little different, and mortar with a shadow above it"
@@ -70,7 +74,8 @@ def _brick_wall(rng, size, bricks):
     edge = np.minimum(x, y)
     own = rng.normal(0, .1, (row.max()+1, col.max()+1))[row,col]
     wall = np.array(_BRICK_TONES[rng.integers(len(_BRICK_TONES))])*(1+own+.09*_grain(rng, size))[...,None]
-    mortar = rng.uniform(.6, 1)*np.array((188,182,170))*(1+.08*_grain(rng, size))[...,None]
+    tone = rng.uniform(.6, 1)*np.array((188,182,170))
+    mortar = tone*(1+.08*_grain(rng, size))[...,None]
     share = np.clip(bricks.joint-edge+.25*smooth_noise(rng, size, 5)+.5, 0, 1)[...,None]
     shadow = .35*np.clip(1-np.abs(edge-bricks.joint)/1.5, 0, 1)*(y<x)
     return (wall*(1-share)+mortar*share)*(1-shadow)[...,None]
@@ -82,7 +87,8 @@ def _concrete_wall(rng, size):
     pores = ndimage.gaussian_filter((rng.random(size[::-1])<.0015).astype(float), .8)
     wall = tone*((1+.1*_grain(rng, size))*(1-np.clip(3*pores, 0, .5)))[...,None]
     for at in rng.uniform(0, size[0], rng.binomial(3, .4)):
-        wall = wall*(1-.25*np.clip(1.5-np.abs(np.arange(size[0])-at), 0, 1))[None,:,None]
+        line = np.clip(1.5-np.abs(np.arange(size[0])-at), 0, 1)
+        wall = wall*(1-.25*line)[None,:,None]
     return wall
 
 # %% ../../nbs/recipes/walls.ipynb #5ade0119
@@ -96,10 +102,12 @@ def _stain(rng, wall, size):
 def _cable(rng, wall, size):
     "A cable with its shadow"
     w,h = size
-    r,d = max(1.5, w*.008),np.arange(w)-rng.uniform(.1, .9)*w-rng.uniform(-.05, .05)*np.arange(h)[:,None]
+    at,lean = rng.uniform(.1, .9)*w,rng.uniform(-.05, .05)
+    r,d = max(1.5, w*.008),np.arange(w)-at-lean*np.arange(h)[:,None]
     wall = wall*(1-.35*np.clip(1-np.abs(d-1.6*r)/r, 0, 1))[...,None]
     share = np.clip(r-np.abs(d)+.5, 0, 1)[...,None]
-    return wall*(1-share)+share*np.array((70,72,75))*(1-.4*(d/r).clip(-1, 1)[...,None])
+    shade = 1-.4*(d/r).clip(-1, 1)[...,None]
+    return wall*(1-share)+share*np.array((70,72,75))*shade
 
 def _light(rng, wall, size):
     "Light that falls off to one side"
@@ -119,12 +127,15 @@ def _walk(rng, start, heading, length, step=4.):
 def _stairs(rng, bricks, size, length, step=3.):
     "Points (n, 2) of a walk down the joints, a row down and half a brick aside"
     n,side = 1+int(length/(bricks.h+bricks.w/2)),rng.choice((-1,1))
-    row,col = rng.integers(0, max(1, size[1]//bricks.h-2)),rng.integers(0, size[0]//bricks.w+1)
-    start = np.array([col*bricks.w-bricks.x0-bricks.w/2*(row%2), row*bricks.h-bricks.y0])+bricks.joint/2
-    corners = start+np.concatenate([[(0,0)], np.tile([(0,bricks.h), (side*bricks.w/2,0)], (n,1)).cumsum(0)])
+    row = rng.integers(0, max(1, size[1]//bricks.h-2))
+    col = rng.integers(0, size[0]//bricks.w+1)
+    left,top = col*bricks.w-bricks.x0-bricks.w/2*(row%2), row*bricks.h-bricks.y0
+    steps = np.tile([(0, bricks.h), (side*bricks.w/2, 0)], (n,1)).cumsum(0)
+    corners = np.array([left, top])+bricks.joint/2+np.concatenate([[(0,0)], steps])
     far = np.concatenate([[0], np.linalg.norm(np.diff(corners, axis=0), axis=1).cumsum()])
     at = np.arange(0, far[-1], step)
-    return np.stack([np.interp(at, far, c) for c in corners.T], 1)+rng.normal(0, .35, (len(at),2))
+    line = np.stack([np.interp(at, far, c) for c in corners.T], 1)
+    return line+rng.normal(0, .35, (len(at),2))
 
 # %% ../../nbs/recipes/walls.ipynb #03c18106
 def _branches(rng, stem, width, depth=1):
@@ -135,7 +146,8 @@ def _branches(rng, stem, width, depth=1):
     for i in np.flatnonzero(rng.random(n)<.05)[:4] if depth else ():
         dx,dy = stem[min(i+1, n-1)]-stem[max(i-1, 0)]
         heading = math.atan2(dy, dx)+rng.choice((-1,1))*rng.uniform(.5, 1.1)
-        res += _branches(rng, _walk(rng, stem[i], heading, (n-i)*4*rng.uniform(.2, .5)), .7*widths[i], depth-1)
+        branch = _walk(rng, stem[i], heading, (n-i)*4*rng.uniform(.2, .5))
+        res += _branches(rng, branch, .7*widths[i], depth-1)
     return res
 
 def _ink(lines, size, fine=3):
@@ -152,7 +164,8 @@ def _crack(rng, size, bricks=None):
     "(height, width) 0-1: one crack with its branches"
     s = min(size)
     length,width = s*rng.uniform(.35, 1.1),max(1.2, s*rng.uniform(.006, .022))
-    if bricks is not None and rng.random()<.5: return _ink(_branches(rng, _stairs(rng, bricks, size, length), width), size)
+    if bricks is not None and rng.random()<.5:
+        return _ink(_branches(rng, _stairs(rng, bricks, size, length), width), size)
     heading = rng.choice((math.pi/2, 0, rng.uniform(0, math.pi)), p=(.55, .15, .3))
     start = rng.uniform(.1, .9, 2)*size-length/2*np.array([math.cos(heading), math.sin(heading)])
     return _ink(_branches(rng, _walk(rng, start, heading, length), width), size)
@@ -193,14 +206,17 @@ def draw_wall(
     min_area=20,     # least pixels of a crack
 )->Wall: # picture, mask, boxes, kind
     "Draw one wall with its cracks"
-    if kind not in (None, 'masonry', 'concrete'): raise ValueError(f"kind {kind!r}: expected 'masonry', 'concrete' or None")
-    if min(size)<48: raise ValueError(f"size {tuple(size)}: expected (width, height) of at least 48 pixels each")
+    if kind not in (None, 'masonry', 'concrete'):
+        raise ValueError(f"kind {kind!r}: expected 'masonry', 'concrete' or None")
+    if min(size)<48:
+        raise ValueError(f"size {tuple(size)}: expected (width, height) of at least 48 pixels each")
     rng = np.random.default_rng(seed)
     kind = kind or ('masonry', 'concrete')[rng.integers(2)]
     n = rng.choice(4, p=(.15,.45,.3,.1)) if n_cracks is None else n_cracks
     bricks = _Bricks.random(rng, size) if kind=='masonry' else None
     wall = _brick_wall(rng, size, bricks) if bricks else _concrete_wall(rng, size)
-    for spoil,share in ((_stain, .35), (_cable, .25), (_light, 1)): wall = spoil(rng, wall, size) if rng.random()<share else wall
+    for spoil,share in ((_stain, .35), (_cable, .25), (_light, 1)):
+        if rng.random()<share: wall = spoil(rng, wall, size)
     cracks = [_visible_crack(rng, size, bricks, min_area) for _ in range(n)]
     depth = np.max([np.zeros(size[::-1]), *cracks], axis=0)
     lip = np.clip(np.roll(depth, (1,1), (0,1))-depth, 0, 1)              # the lower edge catches light
@@ -216,19 +232,26 @@ class Walls:
     mask_dir: Path      # masks of the same names, PNG, 255 = crack
     ann_json: Path      # COCO json of the boxes
     table: pd.DataFrame # file_name, mask, kind, n_cracks
-    def __repr__(self): return f'{len(self.table)} walls, {self.table.n_cracks.sum()} cracks, {(self.table.n_cracks==0).sum()} walls without any'
+    def __repr__(self):
+        n = self.table.n_cracks
+        return f'{len(n)} walls, {n.sum()} cracks, {(n==0).sum()} walls without any'
 
 def _coco_of(walls, names, size):
     "COCO json of the boxes; ids count from 1"
     images = [dict(id=i, file_name=f, width=size[0], height=size[1]) for i,f in enumerate(names, 1)]
-    boxes = [(i, (l, t, r-l, b-t)) for i,o in enumerate(walls, 1) for l,t,r,b in o.tolist()]
-    anns = [dict(id=k, image_id=i, category_id=1, bbox=b, area=b[2]*b[3], iscrowd=0) for k,(i,b) in enumerate(boxes, 1)]
+    anns = []
+    for i,boxes in enumerate(walls, 1):
+        for l,t,r,b in boxes.tolist():
+            what = dict(id=len(anns)+1, image_id=i, category_id=1, bbox=(l, t, r-l, b-t))
+            anns.append(dict(what, area=(r-l)*(b-t), iscrowd=0))
     return dict(images=images, annotations=anns, categories=[dict(id=1, name='crack')])
 
 def _save_wall(wall, out_dir, name):
     "Write photo and mask, each in one step"
-    replace_file(out_dir/'photos'/f'{name}.jpg', partial(wall.img.save, format='JPEG', quality=92), sync=False)
-    replace_file(out_dir/'masks'/f'{name}.png', partial(Image.fromarray(wall.mask.astype(np.uint8)*255).save, format='PNG'), sync=False)
+    mask = Image.fromarray(wall.mask.astype(np.uint8)*255)
+    save_photo = partial(wall.img.save, format='JPEG', quality=92)
+    replace_file(out_dir/'photos'/f'{name}.jpg', save_photo, sync=False)
+    replace_file(out_dir/'masks'/f'{name}.png', partial(mask.save, format='PNG'), sync=False)
 
 # %% ../../nbs/recipes/walls.ipynb #396bcfb7
 def render_walls(
