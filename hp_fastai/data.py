@@ -455,6 +455,8 @@ def split_indices(
     "Training and validation items by their `split`; test items are in neither"
     return tuple([i for i,o in enumerate(items) if o['split']==s] for s in ('train', 'valid'))
 
+def _normalizes(tfms): return any(isinstance(t, Normalize) for t in tfms)
+
 def property_datablock(
     schema:Schema,   # properties, one `MultiCategoryBlock` each
     reader,          # from an item to a picture: a `CropReader`
@@ -462,11 +464,12 @@ def property_datablock(
     item_tfms=None,  # of each picture before it becomes a tensor
 )->DataBlock: # for items of `table_items`
     "`DataBlock` with an image block and one `MultiCategoryBlock` per property of `schema`"
-    tfms = property_augments() if batch_tfms is None else listify(batch_tfms)
+    tfms = property_augments() if batch_tfms is None else list(listify(batch_tfms))
     prep = getattr(reader, 'preprocessing', None) or Preprocessing()
+    if not _normalizes(tfms): tfms.append(Normalize.from_stats(prep.mean, prep.std))
     return DataBlock(blocks=(ImageBlock(PILImage), *map(property_block, schema)), n_inp=1, dl_type=PropertyDL,
                      get_x=ReadCrop(reader), get_y=[TargetOf(n) for n in schema.names], splitter=split_indices,
-                     item_tfms=item_tfms, batch_tfms=[*tfms, Normalize.from_stats(prep.mean, prep.std)])
+                     item_tfms=item_tfms, batch_tfms=tfms)
 
 # %% ../nbs/04_data.ipynb #66235fcd
 class PropertyDL(TfmdDL):
@@ -750,7 +753,8 @@ def from_df(
     dls.train.rng = random.Random(seed)
     res = cls(*dls.loaders, schema=schema, reader=reader, file_col=file_col, test=parts['test'], path=path,
               device=dls.device, told=told, sampler=sampler)
-    return res if batch_tfms is None and item_tfms is None else res._take_over(reader.preprocessing)
+    if batch_tfms is None and item_tfms is None: return res
+    return res._take_over(reader.preprocessing, _normalizes(listify(batch_tfms)))
 
 # %% ../nbs/04_data.ipynb #fea9ad81
 def _resizes(t): return isinstance(t, (Resize, RandomResizedCrop, CropPad)) or hasattr(t, 'size')
@@ -1060,10 +1064,11 @@ def _differs(self:PropertyDataLoaders, prep, n=4):
     return ours.shape!=xb.shape or bool((ours-xb).abs().mean()>.01)
 
 @patch
-def _take_over(self:PropertyDataLoaders, prep):
-    "Read off what validation does, starting from `prep`, and let it do just that"
+def _take_over(self:PropertyDataLoaders, prep, normalizes):
+    "Read off what validation does, starting from `prep`, and let it do just that; the numbers of a `Normalize` are told"
     prep,told,odd = read_off(self.valid, prep)
     if not odd and self._differs(prep): odd.append('its steps together')
+    told = [o for o in told if normalizes or o not in ('mean', 'std')]
     self.told,self.odd = tuple(dict.fromkeys([*self.told, *told])),odd
     reader = CropReader(self.reader.path, prep) if self.reader.preprocessing is None else self.reader
     reader.preprocessing = prep
@@ -1198,17 +1203,16 @@ def from_dls(
     schema = _schema_of(dls, schema)
     dls = deepcopy(dls, {id(tl.items): tl.items for dl in dls.loaders for tl in dl.dataset.tls})
     loaders = [dl.new(cls=PropertyDL) if type(dl) is TfmdDL else dl for dl in dls.loaders]
-    told = ['size'] + ([] if any(isinstance(t, Normalize) for t in loaders[1].after_batch.fs) else ['no norm'])
+    normalizes = _normalizes(loaders[1].after_batch.fs)
     for dl in loaders:
-        if not any(isinstance(t, Normalize) for t in dl.after_batch.fs): dl.after_batch.add(Normalize.from_stats(*imagenet_stats))
-    res = cls(*loaders, schema=schema, reader=CropReader('.', None), path=dls.path, device=loaders[0].device, told=told)
+        if not _normalizes(dl.after_batch.fs): dl.after_batch.add(Normalize.from_stats(*imagenet_stats))
+    res = cls(*loaders, schema=schema, reader=CropReader('.', None), path=dls.path, device=loaders[0].device)
     res.hand_made = True
     for p,tls in zip(schema, zip(*(dl.dataset.tls[1:] for dl in loaders))):
         for tl in tls: next(f for f in tl.tfms.fs if isinstance(f, Categorize)).prop = p
-    res._take_over(None)
+    res._take_over(None, normalizes)
     _open_by(res.train_ds, CropReader('.', None))
     if buffer is not None: res.reader.preprocessing = res.preprocessing.replace(buffer=buffer)
-    if 'no norm' in told: res.told = tuple(o for o in res.told if o not in ('no norm', 'mean', 'std'))
     return res
 
 @patch

@@ -280,7 +280,7 @@ class PropertyModel(nn.Module):
         self.backbone = b = create_backbone(arch, pretrained and weights is None, drop_path_rate, pooling, **kwargs)
         if weights is not None: load_backbone(b, weights)
         self.weights = weights_origin(b, arch, pretrained, weights)
-        name = arch if ':' not in arch else b.pretrained_cfg['architecture']     # of a hub, what it is
+        name,kwargs = (arch, kwargs) if ':' not in arch else _off_hub(b, kwargs)
         self.config = dict(arch=name, drop_rate=drop_rate, drop_path_rate=drop_path_rate, head=head,
                            hidden_size=hidden_size, pooling=b.pooling, **kwargs)
         self.num_features = b.num_features
@@ -297,6 +297,11 @@ def _sized(arch, size, kwargs):
     if not _takes(arch, 'img_size', size, kwargs): return kwargs
     warnings.warn(f"{arch} is built for pictures of {sides[0]} x {sides[1]} pixels (img_size), not its own {own[0]} x {own[1]}", stacklevel=3)
     return {**kwargs, 'img_size': size}
+
+def _off_hub(backbone, kwargs):
+    "Architecture and arguments by which a model of the hub can be built again without it"
+    size = getattr(getattr(backbone, 'patch_embed', None), 'img_size', None)
+    return backbone.pretrained_cfg['architecture'],{**kwargs, **({'img_size': tuple(size)} if size else {})}
 
 def _takes(arch, name, value, kwargs):
     "Does timm build `arch` with the argument `name`?"
