@@ -280,7 +280,7 @@ def dls(
     "Loaders of one run"
     flip = property_augments(min_scale=1., max_rotate=0., max_warp=0., lighting=0.)
     return PropertyDataLoaders.from_df(self.run_table(cls, fold), self.run_schema(cls), self.path, self.recipe.size, self.recipe.bs, self.file_col, flip,
-                                       cache=self.cache, seed=self.recipe.seed, num_workers=self.num_workers, device=self.device)
+                                       cache=self.cache, seed=self.recipe.seed, num_workers=self.num_workers, device=self.device, arch=self.recipe.arch)
 
 @patch
 def learner(
