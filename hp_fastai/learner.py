@@ -272,7 +272,7 @@ def bad_rows(
     "Rows of this batch whose loss is not finite"
     f,n = self.loss_func,len(self.xb[0])
     if not _adds_up(f): return list(range(n))
-    with torch.no_grad(): loss = f._all_rows(self.learn.pred, self.yb)[0].sum(-1)
+    with torch.no_grad(), self.learn.loss_not_reduced(): loss = f(self.learn.pred, *self.yb)
     return (~loss.isfinite()).nonzero()[:,0].tolist() or list(range(n))
 
 @patch

@@ -276,7 +276,7 @@ def sums(
     *targs, # targets, as in `per_property`
 )->tuple: # losses and sizes, two (n_properties,), to be added up over batches for `from_sums`
     "Losses of all crops added up, and their sizes, without a gradient"
-    return tuple(o.detach().sum(0) for o in self._all_rows(preds, targs))
+    with torch.no_grad(): return tuple(o.sum(0) for o in self._all_rows(preds, targs))
 
 # %% ../nbs/06_loss.ipynb #01e6f25a
 @patch

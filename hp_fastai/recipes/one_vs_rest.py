@@ -46,7 +46,10 @@ from .attention import *
 def _check_folds(df, label, n_folds, group):
     "Raise `ValueError` for a class that cannot be in every fold"
     n = df.groupby(label)[group or label].agg('nunique' if group else 'size')
-    if (n<n_folds).any(): raise ValueError(f"class {n.idxmin()!r} has {n.min()} {'groups' if group else 'pictures'}: at least {n_folds} are needed, one for each fold")
+    if not (n<n_folds).any(): return
+    what = 'groups' if group else 'pictures'
+    raise ValueError(f"class {n.idxmin()!r} has {n.min()} {what}: at least {n_folds} are needed, "
+                     "one for each fold")
 
 def add_folds(
     df:pd.DataFrame, # table of pictures
@@ -57,13 +60,15 @@ def add_folds(
 )->pd.DataFrame: # copy with a column `fold`: 0, 1, ...
     "Deal the rows of `df` into folds that hold each class in its share"
     _check_folds(df, label, n_folds, group)
-    deal = (StratifiedGroupKFold if group else StratifiedKFold)(n_folds, shuffle=True, random_state=seed)
+    kind = StratifiedGroupKFold if group else StratifiedKFold
+    deal,groups = kind(n_folds, shuffle=True, random_state=seed),df[group] if group else None
     fold = np.empty(len(df), int)
-    for i,(_,held) in enumerate(deal.split(df, df[label], df[group] if group else None)): fold[held] = i
+    for i,(_,held) in enumerate(deal.split(df, df[label], groups)): fold[held] = i
     df = df.assign(fold=fold)
     odd = pd.crosstab(df[label], df.fold).eq(0).any(axis=1)
-    if odd.any(): raise ValueError(f"class {odd.idxmax()!r} is missing from a fold: its groups are too few or too large; fewer folds, or another seed")
-    return df
+    if not odd.any(): return df
+    raise ValueError(f"class {odd.idxmax()!r} is missing from a fold: its groups are too few or too "
+                     "large; fewer folds, or another seed")
 
 # %% ../../nbs/recipes/one_vs_rest.ipynb #0a532582
 def one_vs_rest_rows(
@@ -76,7 +81,8 @@ def one_vs_rest_rows(
     "Rows that the model of the class `positive` sees: all of it, and a sample of every other class"
     rows = df.iloc[np.random.default_rng(seed).permutation(len(df))][[label, 'fold']]
     rows['turn'] = rows.groupby([label, 'fold']).cumcount()
-    rows['place'] = (rows.fold+pd.factorize(rows[label], sort=True)[0])%(rows.fold.max()+1)   # one left over goes to another fold for each class
+    number = pd.factorize(rows[label], sort=True)[0]   # one left over goes to another fold for each
+    rows['place'] = (rows.fold+number)%(rows.fold.max()+1)
     rows = rows.sort_values(['turn', 'place'], kind='stable')
     n = rows.groupby(label)[label].transform('size')
     keep = (rows[label]==positive) | (rows.groupby(label).cumcount()<(take*n).round().clip(lower=1))
@@ -89,7 +95,7 @@ class OneVsRestRecipe:
     arch: str = 'resnet50'     # timm model; 'attention_cnn' shows where it looks
     pretrained: bool = True    # download ImageNet weights through timm? Not with `weights`
     weights: str = None        # file with the backbone's weights, instead of a download
-    arch_args: dict = field(default_factory=dict) # the architecture's own arguments: widths, pad_type...
+    arch_args: dict = field(default_factory=dict) # the architecture's own: widths, pad_type...
     take: float = .1           # share of each other class that a model sees, 0-1
     n_folds: int = 3           # each model is trained so many times, on all folds but one
     epochs: int = 3            # of each training
@@ -97,25 +103,28 @@ class OneVsRestRecipe:
     size: int = 224            # pixels of a side
     lr: float = 1e-4           # rate of AdamW, constant, for all layers
     wd: float = .01            # weight decay of AdamW
-    half_valid: bool = None    # validate in half precision? None: on a CUDA GPU (published: yes; a CPU is slower so)
+    half_valid: bool = None    # validate in half precision? None: on a CUDA GPU (published: yes)
     keep_models: bool = True   # keep a bundle of each model, to predict with? k x n_folds files
     seed: int = 42             # of folds, samples, first weights and the order of pictures
     def __post_init__(self):
         for k,least in dict(n_folds=2, epochs=1, bs=2, size=1).items():
-            if getattr(self, k)<least: raise ValueError(f"{k} {getattr(self, k)}: at least {least} was expected")
-        if not (self.lr>0 and 0<self.take<=1): raise ValueError(f"lr {self.lr}, take {self.take}: a rate above 0 and a share of 0 to 1 were expected")
+            v = getattr(self, k)
+            if v<least: raise ValueError(f"{k} {v}: at least {least} was expected")
+        if self.lr>0 and 0<self.take<=1: return
+        raise ValueError(f"lr {self.lr}, take {self.take}: a rate above 0 and a share of 0 to 1 were expected")
 
 # %% ../../nbs/recipes/one_vs_rest.ipynb #1f3fb4f4
 class BestWeights(SaveModelCallback):
-    "`SaveModelCallback` that says nothing: the best weights by validation loss are the model's when the fit ends"
+    "`SaveModelCallback` that says nothing: when the fit ends, the best weights are the model's"
     def after_epoch(self):
         "Save the weights if they are the best so far"
         TrackerCallback.after_epoch(self)
         if self.new_best: self._save(self.fname)
     def after_fit(self, **kwargs):
         "Load the best weights; a training that never had a finite loss is an error"
-        if not np.isfinite(self.best): raise ValueError(f"the training diverged: no epoch had a finite validation loss; a rate below {self.learn.lr:g} is needed")
-        super().after_fit(**kwargs)
+        if np.isfinite(self.best): return super().after_fit(**kwargs)
+        raise ValueError("the training diverged: no epoch had a finite validation loss; a rate below "
+                         f"{self.learn.lr:g} is needed")
 
 # %% ../../nbs/recipes/one_vs_rest.ipynb #6e66eac9
 class HalfValidation(Callback):
@@ -144,21 +153,29 @@ def _check_columns(df, label, group, file_col):
     "Raise `KeyError` for a column that is missing, `ValueError` for a group with gaps"
     missing = [c for c in (label, group, file_col) if c is not None and c not in df]
     if missing: raise KeyError(f"columns {missing} not in the table; it has {list(df.columns)}")
-    if group and df[group].isna().any(): raise ValueError(f"group {group!r} is empty in {df[group].isna().sum()} rows, the first is row {df.index[df[group].isna()][0]}")
+    empty = df.index[df[group].isna()] if group else []
+    if len(empty):
+        raise ValueError(f"group {group!r} is empty in {len(empty)} rows, the first is row {empty[0]}")
 
 def _known_rows(df, label, file_col):
-    "Property of the column `label`, and the rows of `df` where it is known, with its labels as text"
+    "Property of the column `label`, and the rows of `df` where it is known, as text"
     prop = Schema.infer(df, [label])[label]
-    if prop.is_multi: raise ValueError(f"property {label!r} may have several labels a picture; one-vs-rest folds need one of the classes")
-    if prop.n_classes<2: raise ValueError(f"property {label!r} has one class only, {prop.classes[0]!r}: at least two are needed")
+    if prop.is_multi:
+        raise ValueError(f"property {label!r} may have several labels a picture; one-vs-rest folds "
+                         "need one of the classes")
+    if prop.n_classes<2:
+        raise ValueError(f"property {label!r} has one class only, {prop.classes[0]!r}: "
+                         "at least two are needed")
     targs = prop.encode(df[label])
     twice = df.index[df[file_col].map(str).duplicated(keep=False) & prop.known(targs)]
-    if len(twice): raise ValueError(f"{len(twice)} rows share a picture, which could be trained on and held out at once: rows {list(twice[:4])}, {df[file_col][twice[0]]!r}")
+    if len(twice):
+        raise ValueError(f"{len(twice)} rows share a picture, which could be trained on and held out at "
+                         f"once: rows {list(twice[:4])}, {df[file_col][twice[0]]!r}")
     return prop,df.assign(**{label: prop.decode(targs)})[prop.known(targs)].reset_index(drop=True)
 
 # %% ../../nbs/recipes/one_vs_rest.ipynb #9737765d
 class OneVsRest:
-    "A yes-or-no model for each class of the column `label` and each fold, trained one after the other into `out_dir`"
+    "A yes-or-no model for each class of the column `label` and each fold, trained into `out_dir`"
     def __init__(self,
         df:pd.DataFrame,       # table of pictures
         label,                 # column of the classes; rows without a label are left out
@@ -171,15 +188,21 @@ class OneVsRest:
         num_workers=None,      # processes that decode; None: fastai's default
         device=None,           # None: fastai's default
     ):
-        self.label,self.path,self.out_dir,self.group,self.file_col = label,Path(path),Path(out_dir),group,file_col
+        self.label,self.group,self.file_col = label,group,file_col
+        self.path,self.out_dir = Path(path),Path(out_dir)
         self.recipe,self.num_workers,self.device = recipe or OneVsRestRecipe(),num_workers,device
         self.cache = Path(cache or self.out_dir/'cache')
         _check_columns(df, label, group, file_col)
         self.prop,known = _known_rows(df, label, file_col)
         self.n_unknown = len(df)-len(known)
         self.df = add_folds(known, label, self.recipe.n_folds, group, self.recipe.seed)
-        self.rows = {c: one_vs_rest_rows(self.df, label, c, self.recipe.take, [self.recipe.seed, i]) for i,c in enumerate(self.classes)}
+        self.rows = {c: self._rows_of(c, i) for i,c in enumerate(self.classes)}
         self._check_folder()
+
+    def _rows_of(self, cls, i):
+        "Rows that the models of the class number `i` see"
+        seed = [self.recipe.seed, i]
+        return one_vs_rest_rows(self.df, self.label, cls, self.recipe.take, seed)
 
 # %% ../../nbs/recipes/one_vs_rest.ipynb #fe6b8716
 @patch
@@ -187,7 +210,8 @@ def _settings(self:OneVsRest):
     "All that the runs depend on, as plain data"
     cols = [self.file_col, self.label, 'fold']
     data = hashlib.sha1(self.df[cols].to_csv(index=False).encode()).hexdigest()[:12]
-    return dict(label=self.label, group=self.group, file_col=self.file_col, classes=list(self.classes), data=data, **asdict(self.recipe))
+    own = dict(label=self.label, group=self.group, file_col=self.file_col)
+    return dict(own, classes=list(self.classes), data=data, **asdict(self.recipe))
 
 @patch
 def _check_folder(self:OneVsRest):
@@ -196,7 +220,9 @@ def _check_folder(self:OneVsRest):
     if self.out_dir.is_file(): raise ValueError(f"{self.out_dir} is a file; a folder was expected")
     old = json.loads(file.read_text()) if file.is_file() else new
     odd = [f'{k} {old.get(k)!r} there, {new[k]!r} here' for k in new if old.get(k)!=new[k]]
-    if odd: raise ValueError(f"{self.out_dir} holds runs with other settings: {'; '.join(odd)}. Take another folder, or the same settings to go on")
+    if odd:
+        raise ValueError(f"{self.out_dir} holds runs with other settings: {'; '.join(odd)}. Take another "
+                         "folder, or the same settings to go on")
 
 @patch
 def _claim_folder(self:OneVsRest):
@@ -224,7 +250,9 @@ def folds(
 @patch
 def __repr__(self:OneVsRest):
     runs = [self.is_done(c, f) for c in self.classes for f in self.folds]
-    return f'{self.label}: {len(self.df)} pictures, {len(self.classes)} classes, {self.recipe.arch}, {sum(runs)} of {len(runs)} models trained; without a label {self.n_unknown}'
+    what = f'{len(self.df)} pictures, {len(self.classes)} classes, {self.recipe.arch}'
+    done = f'{sum(runs)} of {len(runs)} models trained'
+    return f'{self.label}: {what}, {done}; without a label {self.n_unknown}'
 
 # %% ../../nbs/recipes/one_vs_rest.ipynb #d622f346
 @patch
@@ -234,7 +262,8 @@ def run_dir(
     fold, # number of the fold that is held out
 )->Path: # it may not exist yet
     "Folder of one run"
-    name = 'softmax' if cls is None else f'{self.classes.index(cls):02d}_' + re.sub(r'[^\w-]+', '_', cls)
+    if cls is None: return self.out_dir/'softmax'/f'fold_{fold}'
+    name = f'{self.classes.index(cls):02d}_'+re.sub(r'[^\w-]+', '_', cls)
     return self.out_dir/name/f'fold_{fold}'
 
 @patch
@@ -268,7 +297,9 @@ def run_table(
     parts = np.where(self.df.fold==fold, 'valid', 'train')
     if cls is None: return self.df.assign(split=parts)
     no,yes = prop.classes
-    return self.df.assign(split=np.where(self.rows[cls], parts, 'unused'), **{self.label: np.where(self.df[self.label]==cls, yes, no)})
+    parts = np.where(self.rows[cls], parts, 'unused')
+    labels = np.where(self.df[self.label]==cls, yes, no)
+    return self.df.assign(split=parts, **{self.label: labels})
 
 # %% ../../nbs/recipes/one_vs_rest.ipynb #83efe544
 @patch
@@ -279,8 +310,13 @@ def dls(
 )->PropertyDataLoaders: # mirrored at random, nothing else
     "Loaders of one run"
     flip = property_augments(min_scale=1., max_rotate=0., max_warp=0., lighting=0.)
-    return PropertyDataLoaders.from_df(self.run_table(cls, fold), self.run_schema(cls), self.path, self.recipe.size, self.recipe.bs, self.file_col, flip,
-                                       cache=self.cache, seed=self.recipe.seed, num_workers=self.num_workers, device=self.device, arch=self.recipe.arch)
+    table,schema,recipe = self.run_table(cls, fold),self.run_schema(cls),self.recipe
+    table = table.assign(split=table.split.replace('unused', 'test'))   # all in one cache
+    how = dict(cache=self.cache, seed=recipe.seed, num_workers=self.num_workers, device=self.device, arch=self.recipe.arch)
+    res = PropertyDataLoaders.from_df(table, schema, self.path, recipe.size, recipe.bs,
+                                      self.file_col, flip, arch=recipe.arch, **how)
+    res.test = None
+    return res
 
 @patch
 def learner(
@@ -292,9 +328,12 @@ def learner(
     r,dls,path = self.recipe,self.dls(cls, fold),self.run_dir(cls, fold)
     path.mkdir(parents=True, exist_ok=True)
     half = dls.device.type=='cuda' if r.half_valid is None else r.half_valid
-    learn = property_learner(dls, r.arch, r.pretrained, r.weights, PropertyLoss(dls.schema), property_metrics(dls.schema, ('accuracy', 'f1_macro'), joint=False),
-                             drop_rate=0., drop_path_rate=0., opt_func=partial(Adam, mom=.9, sqr_mom=.99), lr=r.lr, wd=r.wd, path=path, amp=False, seed=r.seed,
-                             cbs=[BestWeights(), *([HalfValidation()] if half else [])], **r.arch_args)
+    metrics = property_metrics(dls.schema, ('accuracy', 'f1_macro'), joint=False)
+    cbs = [BestWeights(), *([HalfValidation()] if half else [])]
+    plain = dict(drop_rate=0., drop_path_rate=0., opt_func=partial(Adam, mom=.9, sqr_mom=.99))
+    how = dict(lr=r.lr, wd=r.wd, path=path, amp=False, seed=r.seed, cbs=cbs, **plain)
+    learn = property_learner(dls, r.arch, r.pretrained, r.weights, PropertyLoss(dls.schema),
+                             metrics, **how, **r.arch_args)
     learn.unfreeze()
     learn.model.to(memory_format=torch.channels_last)   # convolutions are faster so
     return learn
@@ -318,18 +357,22 @@ def n_epochs(
 )->int: # at least 1
     "Epochs of a run; the softmax model sees as many pictures as the models of all classes together"
     if cls is not None: return self.recipe.epochs
-    return max(1, round(self.recipe.epochs*sum(self.epoch_images(c, fold) for c in self.classes)/self.epoch_images(None, fold)))
+    seen = sum(self.epoch_images(c, fold) for c in self.classes)
+    return max(1, round(self.recipe.epochs*seen/self.epoch_images(None, fold)))
 
 # %% ../../nbs/recipes/one_vs_rest.ipynb #52bbb8ef
 @patch
 def _keep(self:OneVsRest, learn, cls, fold, seconds):
     "Write what is left of a run"
     out = self.run_dir(cls, fold)
-    with learn.no_bar(): logits = learn.get_preds(dl=learn.dls.test_dl(self.df[self.df.fold==fold]), act=noop)[0]
+    held = learn.dls.test_dl(self.df[self.df.fold==fold])
+    with learn.no_bar(): logits = learn.get_preds(dl=held, act=noop)[0]
     (out/learn.model_dir/'model.pth').unlink(); (out/learn.model_dir).rmdir()
-    if self.recipe.keep_models: save_bundle(learn, out/'model.safetensors', scores=_best_epoch(learn.history.table).to_dict())
-    info = dict(seconds=round(seconds, 1), train=len(learn.dls.train_ds), valid=len(learn.dls.valid_ds), seen=self.epoch_images(cls, fold)*len(learn.history.rows))
-    (out/'run.json').write_text(json.dumps(info))
+    scores = _best_epoch(learn.history.table).to_dict()
+    if self.recipe.keep_models: save_bundle(learn, out/'model.safetensors', scores=scores)
+    seen = self.epoch_images(cls, fold)*len(learn.history.rows)
+    n = dict(train=len(learn.dls.train_ds), valid=len(learn.dls.valid_ds))
+    (out/'run.json').write_text(json.dumps(dict(seconds=round(seconds, 1), **n, seen=seen)))
     self._claim_folder()
     np.save(out/'part.npy', tuplify(logits)[0].float().numpy())
     os.replace(out/'part.npy', out/'logits.npy')
@@ -376,13 +419,15 @@ def _result(self:OneVsRest, cls, fold):
     valid = self.run_table(cls, fold).query("split=='valid'")[self.label]
     row = _best_epoch(history).rename(lambda o: o.removeprefix(f'{self.label}_'))
     scores = {k: float(row[k]) for k in ('train_loss', 'valid_loss', 'accuracy', 'f1_macro')}
-    return dict({'class': cls}, fold=fold, train=info['train'], valid=info['valid'], best_epoch=int(row.epoch), **scores,
-                majority=valid.value_counts(normalize=True).max(), seen=info['seen'], seconds=info['seconds'])
+    majority = valid.value_counts(normalize=True).max()
+    run = dict({'class': cls}, fold=fold, train=info['train'], valid=info['valid'])
+    return dict(run, best_epoch=int(row.epoch), **scores, majority=majority,
+                seen=info['seen'], seconds=info['seconds'])
 
 @patch(as_prop=True)
 def table(
     self:OneVsRest,
-)->pd.DataFrame: # class, fold, train and valid (pictures), best_epoch, losses, accuracy, f1_macro, majority (0-1), seen (pictures, over all epochs), seconds
+)->pd.DataFrame: # a row per run: pictures, best epoch, losses, scores and majority (0-1), seconds
     "Scores of the complete yes-or-no runs at their best epoch"
     rows = [self._result(c, f) for c in self.classes for f in self.folds if self.is_done(c, f)]
     if not rows: raise ValueError(f"{self.out_dir}: no run is complete; `fit` trains them")
@@ -393,24 +438,31 @@ def _dots(ax, table, col, title):
     "A dot per fold and a line at the mean, class by class"
     names = short_names(table['class'].unique())
     for i,(_,o) in enumerate(table.groupby('class', sort=False)):
-        ax.scatter(i+.15*(o.fold-o.fold.mean()), o[col], c=[plt.get_cmap('tab10')(f) for f in o.fold], s=24, zorder=3)
-        ax.plot([i-.3, i+.3], [o[col].mean()]*2, color='black', lw=1.5)
-        if col=='accuracy': ax.plot([i-.3, i+.3], [o.majority.mean()]*2, color='grey', lw=1.5, ls=':')
-    tilt = dict(rotation=40, ha='right', rotation_mode='anchor') if len(names)>8 or max(map(len, names))>8 else {}
+        span,colors = [i-.3, i+.3],[plt.get_cmap('tab10')(f) for f in o.fold]
+        ax.scatter(i+.15*(o.fold-o.fold.mean()), o[col], c=colors, s=24, zorder=3)
+        ax.plot(span, [o[col].mean()]*2, color='black', lw=1.5)
+        usual = [o.majority.mean()]*2
+        if col=='accuracy': ax.plot(span, usual, color='grey', lw=1.5, ls=':')
+    is_long = len(names)>8 or max(map(len, names))>8
+    tilt = dict(rotation=40, ha='right', rotation_mode='anchor') if is_long else {}
     ax.set_xticks(range(len(names)), names, fontsize=8, **tilt)
-    ax.set_title(title, fontsize=10); ax.spines[['top', 'right']].set_visible(False)
+    ax.set_title(title, fontsize=10)
+    ax.spines[['top', 'right']].set_visible(False)
 
 @patch
 def plot_table(
     self:OneVsRest,
     figsize=None, # inches
 )->plt.Figure: # loss on the left, accuracy on the right
-    "Loss and accuracy per class and fold; a dot per fold, black their mean, dotted the more frequent answer"
-    table = self.table
-    fig,axs = plt.subplots(1, 2, figsize=figsize or (max(7.5, 1.5+len(self.classes)), 3), layout='constrained')
-    _dots(axs[0], table, 'valid_loss', 'validation loss'); _dots(axs[1], table, 'accuracy', 'accuracy (dotted: the more frequent answer)')
+    "Loss and accuracy per class: a dot per fold, black their mean, dotted the more frequent answer"
+    table,width = self.table,max(7.5, 1.5+len(self.classes))
+    fig,axs = plt.subplots(1, 2, figsize=figsize or (width, 3), layout='constrained')
+    _dots(axs[0], table, 'valid_loss', 'validation loss')
+    _dots(axs[1], table, 'accuracy', 'accuracy (dotted: the more frequent answer)')
     axs[0].set_ylim(0, None); axs[1].set_ylim(None, 1.02)
-    handles = [plt.Line2D([], [], color=plt.get_cmap('tab10')(f), marker='o', ls='', label=f'fold {f}') for f in self.folds]
+    colors = [plt.get_cmap('tab10')(f) for f in self.folds]
+    dot = dict(marker='o', ls='')
+    handles = [plt.Line2D([], [], color=c, label=f'fold {f}', **dot) for f,c in zip(self.folds, colors)]
     axs[0].legend(handles=handles, fontsize=8)
     plt.close(fig)
     return fig
@@ -423,7 +475,8 @@ def oof_logits(
 )->np.ndarray: # (len(df), outputs)
     "Logits for every picture of `df`, by the model of `cls` that did not train on it"
     missing = [f for f in self.folds if not self.is_done(cls, f)]
-    if missing: raise ValueError(f"{'the softmax model' if cls is None else f'class {cls!r}'} is not trained on fold {missing[0]}; `fit` trains it")
+    what = 'the softmax model' if cls is None else f'class {cls!r}'
+    if missing: raise ValueError(f"{what} is not trained on fold {missing[0]}; `fit` trains it")
     res = np.empty((len(self.df), self.run_schema(cls).n_classes[0]), np.float32)
     for f in self.folds: res[self.df.fold==f] = np.load(self.run_dir(cls, f)/'logits.npy')
     return res
@@ -462,7 +515,9 @@ def fit_calibrator(
     method='sigmoid', # 'sigmoid' or 'isotonic', as in scikit-learn
 )->CalibratedClassifierCV: # for `calibrate`
     "Fit the curve from scores to probabilities"
-    return CalibratedClassifierCV(_ScoreClassifier(), method=method, cv=2, ensemble=False).fit(np.asarray(scores, float)[:,None], np.asarray(truth, int))
+    x,y = np.asarray(scores, float)[:,None],np.asarray(truth, int)
+    curve = CalibratedClassifierCV(_ScoreClassifier(), method=method, cv=2, ensemble=False)
+    return curve.fit(x, y)
 
 def calibrate(
     calibrator, # from `fit_calibrator`
@@ -488,13 +543,16 @@ def oof_probs(
     combine=True,      # make rows sum to 1? False: the probability of yes for each class by itself
 )->np.ndarray: # (len(df), n_classes)
     "Probabilities for every picture of `df`, by models and curves that have not seen it"
-    if kind not in ('calibrated', 'raw', 'softmax'): raise ValueError(f"kind {kind!r}: expected 'calibrated', 'raw' or 'softmax'")
+    if kind not in ('calibrated', 'raw', 'softmax'):
+        raise ValueError(f"kind {kind!r}: expected 'calibrated', 'raw' or 'softmax'")
     if kind=='softmax': return torch.from_numpy(self.oof_logits(None)).double().softmax(1).numpy()
     z,truth,fold = self.oof_scores,self.prop.encode(self.df[self.label]),self.df.fold.to_numpy()
     res = torch.from_numpy(z).double().sigmoid().numpy()
     for f in self.folds if kind=='calibrated' else ():
         here = fold==f
-        for i in range(z.shape[1]): res[here,i] = calibrate(fit_calibrator(z[~here,i], truth[~here,i], method), z[here,i])
+        for i in range(z.shape[1]):
+            curve = fit_calibrator(z[~here,i], truth[~here,i], method)
+            res[here,i] = calibrate(curve, z[here,i])
     return combine_binary(res) if combine else res
 
 # %% ../../nbs/recipes/one_vs_rest.ipynb #cc735248
@@ -512,8 +570,10 @@ def plot_calibration(
     for kind,color in (('raw', 'tab:orange'), ('calibrated', 'tab:blue')):
         p = self.oof_probs(kind, method, combine=False).ravel()
         right,said = calibration_curve(truth, p, n_bins=n_bins, strategy='quantile')
-        ax.plot(said, right, 'o-', color=color, ms=4, label=f'{kind}: Brier score {np.mean((p-truth)**2):.3f}')
-    ax.set(xlabel='probability of yes', ylabel='share that was yes', xlim=(-.02,1.02), ylim=(-.02,1.02)); ax.legend(fontsize=8)
+        brier = np.mean((p-truth)**2)
+        ax.plot(said, right, 'o-', color=color, ms=4, label=f'{kind}: Brier score {brier:.3f}')
+    ax.set(xlabel='probability of yes', ylabel='share that was yes', xlim=(-.02,1.02), ylim=(-.02,1.02))
+    ax.legend(fontsize=8)
     ax.spines[['top','right']].set_visible(False)
     plt.close(fig)
     return fig
@@ -522,27 +582,32 @@ def plot_calibration(
 @patch
 def interpretation(
     self:OneVsRest,
-    kind='calibrated', # 'calibrated', 'raw' or 'softmax', as in `oof_probs`; or the name of a class: its own yes-or-no answers
+    kind='calibrated', # 'calibrated', 'raw' or 'softmax', as in `oof_probs`; or the name of a class
 )->PropertyInterpretation: # of held-out answers; for a class on the pictures that its runs saw
     "Where the combined answers, those of the softmax model, or those of one class go wrong"
-    if kind not in self.classes: schema,table,probs = self.run_schema(None),self.df,self.oof_probs(kind)
-    else:
+    if kind in self.classes:
         schema,rows = self.run_schema(kind),self.rows[kind]
-        table,probs = self.run_table(kind, 0)[rows],torch.from_numpy(self.oof_logits(kind)[rows]).double().softmax(1)
-    return PropertyInterpretation(schema, [probs], table, table[self.file_col].tolist(), self.path, self.recipe.size)
+        table = self.run_table(kind, 0)[rows]
+        probs = torch.from_numpy(self.oof_logits(kind)[rows]).double().softmax(1)
+    else: schema,table,probs = self.run_schema(None),self.df,self.oof_probs(kind)
+    files = table[self.file_col].tolist()
+    return PropertyInterpretation(schema, [probs], table, files, self.path, self.recipe.size)
 
 @patch
 def compare(
     self:OneVsRest,
-)->pd.DataFrame: # model, accuracy, f1_macro (0-1), log_loss, seen (training pictures, all passes), seconds, models
+)->pd.DataFrame: # model, accuracy, f1_macro (0-1), log_loss, seen (pictures), seconds, models
     "Held-out scores of the combined models and, if it is trained, of the softmax model"
     has_softmax,rows = all(self.is_done(None, f) for f in self.folds),[]
     for kind in ('raw', 'calibrated', *(['softmax'] if has_softmax else [])):
         interp,classes = self.interpretation(kind),[None] if kind=='softmax' else self.classes
-        runs = [json.loads((self.run_dir(c, f)/'run.json').read_text()) for c in classes for f in self.folds]
+        files = [self.run_dir(c, f)/'run.json' for c in classes for f in self.folds]
+        runs = pd.DataFrame([json.loads(o.read_text()) for o in files])
         score = interp.scores(which=('accuracy', 'f1_macro')).iloc[0]
-        rows.append(dict(model=kind if kind=='softmax' else f'one-vs-rest, {kind}', accuracy=score.accuracy, f1_macro=score.f1_macro, log_loss=interp.losses.mean().item(),
-                         seen=sum(o['seen'] for o in runs), seconds=sum(o['seconds'] for o in runs), models=len(runs)))
+        model = kind if kind=='softmax' else f'one-vs-rest, {kind}'
+        cost = dict(seen=runs.seen.sum(), seconds=runs.seconds.sum(), models=len(runs))
+        rows.append(dict(model=model, accuracy=score.accuracy, f1_macro=score.f1_macro,
+                         log_loss=interp.losses.mean().item(), **cost))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/recipes/one_vs_rest.ipynb #873a124a
@@ -561,17 +626,13 @@ def _bundle(self:OneVsRest, cls, fold):
     "The model of one run"
     return load_bundle(self.run_dir(cls, fold)/'model.safetensors', self.device)
 
-def _preprocessing(bundle):
-    "How `bundle` is shown its pictures"
-    return getattr(bundle, 'preprocessing', None) or Preprocessing(size=bundle.size)
-
 @patch
 def _class_probs(self:OneVsRest, cls, calibrator, xs, bs):
     "Calibrated probability of `cls` for uint8 pictures (N, H, W, 3), mean over the folds"
     res = []
     for f in self.folds:
         bundle = self._bundle(cls, f)
-        show = lambda o: _preprocessing(bundle).normalize(o.to(bundle.device))
+        show = lambda o: bundle.preprocessing.normalize(o.to(bundle.device))
         with torch.inference_mode():
             logits = torch.cat([bundle.model(show(o))[0].float().cpu() for o in xs.split(bs)])
         res.append(calibrate(calibrator, (logits[:,1]-logits[:,0]).numpy()))
@@ -580,25 +641,27 @@ def _class_probs(self:OneVsRest, cls, calibrator, xs, bs):
 @patch
 def _read(self:OneVsRest, img, path, preprocessing):
     "The picture `img` as the models are shown it, uint8 (H, W, 3)"
-    try: return np.array(preprocessing.read(Path(path)/img if isinstance(img, (str, Path)) else img))
-    except FileNotFoundError: raise FileNotFoundError(f"no picture {img} in {path}") from None
+    if isinstance(img, (str, Path)): img = Path(path)/img
+    try: return np.array(preprocessing.read(img))
+    except FileNotFoundError: raise FileNotFoundError(f"no picture at {img}") from None
 
 @patch
 def predict(
     self:OneVsRest,
-    imgs,             # pictures, or one: paths relative to `path`, PIL images, arrays (H, W, 3) or bytes
+    imgs,             # pictures, or one: paths below `path`, PIL images, arrays (H, W, 3) or bytes
     path=None,        # folder that the paths are relative to; None: that of the training's pictures
     method='sigmoid', # of `fit_calibrator`
     bs=64,            # pictures in a batch
     chunk=500,        # pictures that are in memory at a time
-)->pd.DataFrame: # a row per picture: label, its probability `p_LABEL`, and `p_LABEL:CLASS` of every class
+)->pd.DataFrame: # a row per picture: label, its `p_LABEL`, and `p_LABEL:CLASS` of every class
     "Combined answer of all models for new pictures"
     if isinstance(imgs, (str, Path, bytes, Image.Image)): imgs = [imgs]
     curves,parts,path = self.calibrators(method),[],ifnone(path, self.path)
-    prep = _preprocessing(self._bundle(self.classes[0], 0))
+    prep = self._bundle(self.classes[0], 0).preprocessing
     for start in range(0, len(imgs), chunk):
-        xs = np.stack([self._read(o, path, prep) for o in imgs[start:start+chunk]])
-        probs = [self._class_probs(c, o, torch.from_numpy(xs), bs) for c,o in zip(self.classes, curves)]
+        xs = [self._read(o, path, prep) for o in imgs[start:start+chunk]]
+        xs = torch.from_numpy(np.stack(xs))
+        probs = [self._class_probs(c, o, xs, bs) for c,o in zip(self.classes, curves)]
         parts.append(combine_binary(np.stack(probs, 1)))
     probs = np.concatenate(parts) if parts else np.zeros((0, len(self.classes)))
     each = {f'p_{self.label}:{c}': probs[:,i] for i,c in enumerate(self.classes)}
@@ -615,10 +678,12 @@ def load(
 )->OneVsRest: # as it was
     "The runs in `out_dir`, to look at, to go on with, or to predict with"
     file = Path(out_dir)/'settings.json'
-    if not file.is_file(): raise FileNotFoundError(f"no one-vs-rest runs in {out_dir}: settings.json is missing")
+    if not file.is_file():
+        raise FileNotFoundError(f"no one-vs-rest runs in {out_dir}: settings.json is missing")
     o = json.loads(file.read_text())
     recipe = OneVsRestRecipe(**{k: o[k] for k in OneVsRestRecipe.__dataclass_fields__})
-    return cls(read_table(Path(out_dir)/'table.csv', [o['label']]), o['label'], path, out_dir, recipe, o['group'], o['file_col'], **kwargs)
+    label,table = o['label'],read_table(Path(out_dir)/'table.csv', [o['label']])
+    return cls(table, label, path, out_dir, recipe, o['group'], o['file_col'], **kwargs)
 
 # %% ../../nbs/recipes/one_vs_rest.ipynb #adea7a36
 def one_vs_rest(
@@ -635,14 +700,17 @@ def one_vs_rest(
     **kwargs,              # settings of `OneVsRestRecipe`: arch, pretrained, epochs, lr...
 )->OneVsRest: # trained
     "Train a yes-or-no model for every class and fold, and the softmax model to compare with"
-    return OneVsRest(df, label, path, out_dir, OneVsRestRecipe(**kwargs), group, file_col, cache, num_workers).fit(softmax, progress)
+    recipe = OneVsRestRecipe(**kwargs)
+    runs = OneVsRest(df, label, path, out_dir, recipe, group, file_col, cache, num_workers)
+    return runs.fit(softmax, progress)
 
 # %% ../../nbs/recipes/one_vs_rest.ipynb #c5625314
 def compare_runs(
     runs:dict, # name -> `OneVsRest`, trained
 )->pd.DataFrame: # network, and the columns of `OneVsRest.compare`
     "Held-out scores of several networks"
-    return pd.concat([o.compare().assign(network=n) for n,o in runs.items()], ignore_index=True)[['network', 'model', 'accuracy', 'f1_macro', 'log_loss', 'seen', 'seconds', 'models']]
+    res = pd.concat([o.compare().assign(network=n) for n,o in runs.items()], ignore_index=True)
+    return res[['network', *(c for c in res if c!='network')]]
 
 def plot_runs(
     runs:dict,    # name -> `OneVsRest`, trained
@@ -652,9 +720,12 @@ def plot_runs(
     "Held-out score of several networks, one-vs-rest beside softmax"
     table = compare_runs(runs).pivot_table(index='network', columns='model', values=score, sort=False)
     fig,ax = plt.subplots(figsize=figsize or (1.5+1.6*len(table), 3), layout='constrained')
-    table.plot.bar(ax=ax, rot=0, width=.75, color=['0.75', 'tab:blue', 'tab:orange'], title=score.replace('_', ' '), xlabel='')
+    look = dict(rot=0, width=.75, color=['0.75', 'tab:blue', 'tab:orange'], xlabel='')
+    table.plot.bar(ax=ax, title=score.replace('_', ' '), **look)
     for bars in ax.containers: ax.bar_label(bars, fmt='%.2f', fontsize=8)
-    ax.legend(fontsize=8, loc='upper center', bbox_to_anchor=(.5, -.1), ncols=3, frameon=False); ax.spines[['top','right']].set_visible(False)
+    below = dict(loc='upper center', bbox_to_anchor=(.5, -.1), ncols=3, frameon=False)
+    ax.legend(fontsize=8, **below)
+    ax.spines[['top','right']].set_visible(False)
     plt.close(fig)
     return fig
 
@@ -663,21 +734,24 @@ def plot_runs(
 def write_report(
     self:OneVsRest,
 )->Path: # the folder
-    "Write scores.csv, comparison.csv, scores.png, calibration.png and confusion.png into the folder of the runs"
+    "Write the tables scores and comparison, and the pictures scores, calibration and confusion"
     self.table.to_csv(self.out_dir/'scores.csv', index=False)
     self.compare().to_csv(self.out_dir/'comparison.csv', index=False)
-    for name,fig in dict(scores=self.plot_table(), calibration=self.plot_calibration(), confusion=self.interpretation().plot_confusion_matrix()).items():
+    confusion = self.interpretation().plot_confusion_matrix()
+    figs = dict(scores=self.plot_table(), calibration=self.plot_calibration(), confusion=confusion)
+    for name,fig in figs.items():
         fig.savefig(self.out_dir/f'{name}.png', dpi=90, bbox_inches='tight')
     return self.out_dir
 
 # %% ../../nbs/recipes/one_vs_rest.ipynb #27b42811
 def _predict_folder(run, folder):
-    "Answers for the pictures below `folder`, as predictions.csv; what cannot be read is in predictions_report.csv"
+    "Answers for the pictures below `folder`, as predictions.csv; bad ones in predictions_report.csv"
     found,out = list_pictures(folder),run.out_dir/'predictions.csv'
     if not found: raise FileNotFoundError(f"no pictures in {folder} ({found!r})")
     lost = check_pictures([Path(folder)/o for o in found], full=True)
     names = {str(Path(folder)/o): o for o in found}
-    report = pd.DataFrame([(names[o], *why) for o,*why in lost], columns=['file_name', 'reason', 'value'])
+    rows = [(names[o], *why) for o,*why in lost]
+    report = pd.DataFrame(rows, columns=['file_name', 'reason', 'value'])
     files = [o for o in found if o not in set(report.file_name)]
     res = run.predict(files, folder).assign(file_name=files).set_index('file_name')
     replace_file(out, res.to_csv)
@@ -701,7 +775,7 @@ def hp_one_vs_rest(
     out_dir:str='one_vs_rest', # folder for all that is made
     arch:str='resnet50',       # any timm model, or attention_cnn
     from_scratch:bool=False,   # start from random weights
-    weights:str=None,          # file with the backbone's weights, instead of a download through timm
+    weights:str=None,          # file with the backbone's weights, instead of a download
     group:str=None,            # column; rows of one group stay in one fold
     file_col:str='file_name',  # column with the pictures' paths
     take:float=.1,             # share of each other class that a model sees
@@ -711,18 +785,22 @@ def hp_one_vs_rest(
     size:int=224,              # pixels of a side
     lr:float=1e-4,             # learning rate
     no_softmax:bool=False,     # do not train the softmax model
-    predict:str=None,          # folder of new pictures to answer for, once all models are there: OUT_DIR/predictions.csv
+    predict:str=None,          # folder of new pictures to answer for: OUT_DIR/predictions.csv
     n_workers:int=None,        # processes that decode; default: all cores
     seed:int=42,               # of everything random
     quiet:bool=False,          # no progress bar
 ):
-    "Train a yes-or-no model for every class in CSV and fold, combine them, and compare with one softmax model"
+    "Train a yes-or-no model for every class in CSV and fold, and compare with one softmax model"
     with users_errors(bar=not quiet):
-        if predict and not Path(predict).is_dir(): raise FileNotFoundError(f"no folder of new pictures at {predict}")
-        settings = dict(arch=arch, pretrained=not from_scratch, weights=weights, take=take, n_folds=folds, epochs=epochs, bs=bs, size=size, lr=lr, seed=seed)
-        run = one_vs_rest(read_table(csv, [label]), label, path, out_dir, group, file_col, not no_softmax, None, n_workers, not quiet, **settings)
+        if predict and not Path(predict).is_dir():
+            raise FileNotFoundError(f"no folder of new pictures at {predict}")
+        how = dict(arch=arch, pretrained=not from_scratch, weights=weights, take=take, n_folds=folds)
+        fit = dict(epochs=epochs, bs=bs, size=size, lr=lr, seed=seed)
+        run = one_vs_rest(read_table(csv, [label]), label, path, out_dir, group, file_col,
+                          not no_softmax, None, n_workers, not quiet, **how, **fit)
         run.write_report()
-        print(run.table.groupby('class', sort=False)[['valid_loss', 'accuracy', 'f1_macro', 'majority']].mean().round(3).to_string())
+        scores = run.table.groupby('class', sort=False)[['valid_loss', 'accuracy', 'f1_macro', 'majority']]
+        print(scores.mean().round(3).to_string())
         print(run.compare().round(3).to_string(index=False))
         if predict: _predict_folder(run, predict)
         print(f'tables, pictures and models: {run.out_dir}')

@@ -61,15 +61,17 @@ def onehot_labels(
     classes,         # names of those columns
     id_col='id',     # column that names a row in errors
 )->pd.Series: # name of the class of each row
-    "Class names of the one-hot columns of `df`; raises `ValueError` that names rows with no one, with several, or with something else"
+    "Class names of the one-hot columns of `df`; an error names rows with none, several or odd values"
     lost = [c for c in (id_col, *classes) if c not in df]
     if lost: raise KeyError(f"columns {lost} not in the table of labels; it has {list(df.columns)}")
     x = df[list(classes)].apply(pd.to_numeric, errors='coerce').to_numpy(float)
-    def _names(rows): return _few(f"{df[id_col].iloc[i]} {[c for c,v in zip(classes, x[i]) if v==1]}" for i in np.flatnonzero(rows))
+    def _name(i): return f"{df[id_col].iloc[i]} {[c for c,v in zip(classes, x[i]) if v==1]}"
+    def _names(rows): return _few(map(_name, np.flatnonzero(rows)))
     odd,n = ~np.isin(x, (0,1)).all(1),(x==1).sum(1)
-    if odd.any(): raise ValueError(f"{odd.sum()} rows hold something else than 0 and 1: {_few(df[id_col][odd])}")
-    if (n==0).any(): raise ValueError(f"{(n==0).sum()} rows have no class, expected one 1 in each: {_few(df[id_col][n==0])}")
-    if (n>1).any(): raise ValueError(f"{(n>1).sum()} rows have several classes, expected one 1 in each: {_names(n>1)}")
+    ids,one = df[id_col],'expected one 1 in each'
+    if odd.any(): raise ValueError(f"{odd.sum()} rows hold something else than 0 and 1: {_few(ids[odd])}")
+    if (n==0).any(): raise ValueError(f"{(n==0).sum()} rows have no class, {one}: {_few(ids[n==0])}")
+    if (n>1).any(): raise ValueError(f"{(n>1).sum()} rows have several classes, {one}: {_names(n>1)}")
     return pd.Series(np.array(classes, object)[x.argmax(1)], index=df.index)
 
 # %% ../../nbs/recipes/wildlife.ipynb #e8ed401d
@@ -80,12 +82,14 @@ class Competition:
     train:pd.DataFrame # id, file_name, label, and `site` where there is one
     test:pd.DataFrame  # id, file_name, and `site` where there is one
     schema:Schema      # one property, `label`
-    form:pd.DataFrame  # submission format: index id, one column per class, both in the order of the answer
+    form:pd.DataFrame  # submission format: index id, one column per class, in the answer's order
     n_mended:int = 0   # file names that were found under another spelling
     def __repr__(self):
-        sites = f", {self.train.site.nunique()} and {self.test.site.nunique()} sites" if 'site' in self.train and 'site' in self.test else ''
-        mended = f'; {self.n_mended} file names found under another spelling' if self.n_mended else ''
-        return f"{len(self.train):,} photos with a label, {len(self.test):,} without{sites}; {self.schema.props[0].n_classes} classes{mended}"
+        said = f"{len(self.train):,} photos with a label, {len(self.test):,} without"
+        if 'site' in self.train and 'site' in self.test:
+            said += f", {self.train.site.nunique()} and {self.test.site.nunique()} sites"
+        said += f"; {self.schema.props[0].n_classes} classes"
+        return said+f'; {self.n_mended} file names found under another spelling'*bool(self.n_mended)
 
 def _features(file):
     "Table of ids, files and sites"
@@ -95,7 +99,8 @@ def _features(file):
     twice = df.id[df.id.duplicated()]
     if len(twice): raise ValueError(f"{file}: ids given twice: {_few(twice)}")
     again = df[df.filepath.duplicated(keep=False)]
-    if len(again): raise ValueError(f"{file}: one photo under several ids: {_few(f'{o.filepath} ({o.id})' for o in again.itertuples())}")
+    few = _few(f'{o.filepath} ({o.id})' for o in again.itertuples())
+    if len(again): raise ValueError(f"{file}: one photo under several ids: {few}")
     return df.rename(columns=dict(filepath='file_name'))
 
 def _same_ids(a, b, a_name, b_name):
@@ -109,17 +114,19 @@ def _find_images(df, path):
     "`df` with the names of the images that are there; raises an error that names ids without one"
     finder = FileFinder(path, df.file_name.tolist())
     found = [finder.find(o) for o in df.file_name]
-    lost = [f'{id_} ({name}{f"; {o.note}" if o.note else ""})' for id_,name,o in zip(df.id, df.file_name, found) if o.path is None]
-    if lost: raise FileNotFoundError(f"{len(lost)} ids have no image in {path}: {_few(lost)}")
+    lost = [o.path is None for o in found]
+    names = [f'{o.id} ({o.file_name})' for o in df[lost].itertuples()]
+    if names: raise FileNotFoundError(f"{len(names)} ids have no image in {path}: {_few(names)}")
     return df.assign(file_name=[o.path for o in found]),sum(bool(o.note) for o in found)
 
 def _check_readable(names, path):
     "Raise `ValueError` that names images whose header cannot be read"
     bad = check_pictures([path/o for o in names])
-    if bad: raise ValueError(f"{len(bad)} images cannot be read: {_few(f'{file} ({reason})' for file,reason,_ in bad)}")
+    few = _few(f'{file} ({reason})' for file,reason,_ in bad)
+    if bad: raise ValueError(f"{len(bad)} images cannot be read: {few}")
 
 def read_competition(
-    path,                       # folder with train_features.csv, train_labels.csv, test_features.csv and submission_format.csv
+    path,                       # folder with the three tables of the competition, and the form
     form='submission_format.csv', # file of the submission format
 )->Competition: # with the classes in the order of the form
     "Read the four tables in `path` and check that ids, classes and images fit together"
@@ -128,17 +135,24 @@ def read_competition(
     labels,form = (read_table(path/o, ['id']) for o in ('train_labels.csv', form))
     for df,name in ((labels,'train_labels.csv'), (form,'the submission format')):
         if 'id' not in df: raise KeyError(f"no column 'id' in {name}; it has {list(df.columns)}")
-        if df.id.duplicated().any(): raise ValueError(f"{name}: ids given twice: {_few(df.id[df.id.duplicated()])}")
-    classes = [c for c in form if c!='id']
-    if set(classes)!=set(labels)-{'id'}: raise ValueError(f"classes of the submission format {sorted(classes)} and of train_labels.csv {sorted(set(labels)-{'id'})} differ")
-    _same_ids(train.id, labels.id, 'train_features.csv', 'train_labels.csv'); _same_ids(test.id, form.id, 'test_features.csv', 'the submission format')
-    for col in ('id', 'file_name'):
+        twice = df.id[df.id.duplicated()]
+        if len(twice): raise ValueError(f"{name}: ids given twice: {_few(twice)}")
+    classes,theirs = [c for c in form if c!='id'],sorted(set(labels)-{'id'})
+    if sorted(classes)!=theirs:
+        raise ValueError(f"classes of the submission format {sorted(classes)} and of train_labels.csv "
+                         f"{theirs} differ")
+    _same_ids(train.id, labels.id, 'train_features.csv', 'train_labels.csv')
+    _same_ids(test.id, form.id, 'test_features.csv', 'the submission format')
+    for col,name in dict(id='id', file_name='filepath').items():
         both = train[col][train[col].isin(test[col])]
-        if len(both): raise ValueError(f"{len(both)} photos are in train_features.csv and in test_features.csv, by their {'id' if col=='id' else 'filepath'}: {_few(both)}")
+        if len(both):
+            raise ValueError(f"{len(both)} photos are in train_features.csv and in test_features.csv, "
+                             f"by their {name}: {_few(both)}")
     (train,n),(test,m) = _find_images(train, path),_find_images(test, path)
     _check_readable([*train.file_name, *test.file_name], path)
-    train = train.merge(labels.assign(label=onehot_labels(labels, classes))[['id','label']], on='id')
-    return Competition(path, train, test, Schema([Property('label', classes)]), form.set_index('id'), n+m)
+    names = labels.assign(label=onehot_labels(labels, classes))[['id','label']]
+    train,schema = train.merge(names, on='id'),Schema([Property('label', classes)])
+    return Competition(path, train, test, schema, form.set_index('id'), n+m)
 
 # %% ../../nbs/recipes/wildlife.ipynb #3506409b
 def _photo_names(path):
@@ -175,22 +189,25 @@ def photo_hash(
     "Is each pixel of the shrunken picture brighter than its left neighbour?"
     grey = upright(img).convert('L').resize((n+1, n), Image.Resampling.BOX)
     x = np.asarray(grey, np.int16)
-    return np.stack([(o[:,1:]>o[:,:-1]).ravel() for o in (x, x[:,::-1])])
+    both = (x, x[:,::-1])
+    return np.stack([(o[:,1:]>o[:,:-1]).ravel() for o in both])
 
 def near_duplicates(
     files,       # paths of photos
     path='.',    # folder that they are relative to
     max_bits=24, # photos whose hashes differ in so many of 256 bits or fewer are the same
-)->np.ndarray: # (N,) number of the group of each photo, 0..; a photo with no duplicate is a group of its own
+)->np.ndarray: # (N,) number of the group of each photo, 0..; most are groups of their own
     "Groups of photos that are the same up to size, compression and mirroring"
     hashes = np.stack([photo_hash(Path(path)/f) for f in files])
     own,mirrored = (np.where(hashes[:,i], 1, -1).astype(np.float32) for i in (0,1))
     pairs = []
     for i in range(0, len(own), 1024):
-        bits = np.minimum(own.shape[1]-own[i:i+1024]@own.T, own.shape[1]-own[i:i+1024]@mirrored.T)/2
+        part = own[i:i+1024]
+        bits = (own.shape[1]-np.maximum(part@own.T, part@mirrored.T))/2
         pairs.append(np.argwhere(bits<=max_bits)+[i,0])
     a,b = np.concatenate(pairs).T
-    return connected_components(coo_array((np.ones(len(a)), (a,b)), shape=(len(own),)*2), directed=False)[1]
+    graph = coo_array((np.ones(len(a)), (a,b)), shape=(len(own),)*2)
+    return connected_components(graph, directed=False)[1]
 
 # %% ../../nbs/recipes/wildlife.ipynb #2a7e125a
 def split_photos(
@@ -201,7 +218,8 @@ def split_photos(
     seed=42,         # of the split
 )->pd.DataFrame: # `df` with a column `split`: 'train' or 'valid'
     "Split `df` by `group`, or at random with fastai's `RandomSplitter`"
-    if group is not None: return split_table(df, schema, (1-valid_pct, valid_pct), group=group, seed=seed)
+    parts = (1-valid_pct, valid_pct)
+    if group is not None: return split_table(df, schema, parts, group=group, seed=seed)
     valid = RandomSplitter(valid_pct, seed)(df)[1]
     return df.assign(split=np.where(np.isin(np.arange(len(df)), valid), 'valid', 'train'))
 
@@ -210,14 +228,14 @@ def split_photos(
 class WildlifeSettings:
     "How to train; the defaults are the published ones but for `method` and `group`"
     arch:str = 'resnet34'    # timm model; the original went on to 'resnet50'
-    presize:int = 460        # pixels of a side of a training photo before the augmentation cuts into it
+    presize:int = 460        # pixels of a side of a training photo before it is augmented
     size:int = 224           # pixels of a side that the network sees
     min_scale:float = .75    # least share of the photo's area that the augmentation keeps, 0-1
-    method:str = 'squish'    # fastai's `ResizeMethod`: 'squish' (all of the photo), 'crop' (its middle, the original) or 'pad'
+    method:str = 'squish'    # 'squish' (all of the photo), 'crop' (its middle, the original) or 'pad'
     bs:int = 64              # photos in a batch
     freeze_epochs:int = 3    # epochs of the head alone
     epochs:int = 10          # epochs of all layers after that
-    lr:float = 2e-3          # learning rate: fastai's default of `fine_tune`, or what `lr_find` says
+    lr:float = 2e-3          # learning rate: fastai's default of `fine_tune`
     group:object = 'site'    # what a split must not tear apart; None: nothing, the original
     valid_pct:float = .2     # share to validate on, 0-1
     n_tta:int = 4            # augmented views of a test photo; 0: only the plain one
@@ -225,26 +243,34 @@ class WildlifeSettings:
     pretrained:bool = True   # download ImageNet weights through timm?
     weights:str = None       # file with weights, instead of a download
     arch_kwargs:dict = field(default_factory=dict) # the architecture's own arguments: pad_type...
-    freeze_bn:bool = False   # keep the statistics of batch norm as they are? Better with small batches, see `FreezeBatchNorm`
+    freeze_bn:bool = False   # keep the statistics of batch norm? See `FreezeBatchNorm`
     seed:int = 42            # of split, head, order, augmentation
     def __post_init__(self):
-        if self.method not in ('squish', 'crop', 'pad'): raise ValueError(f"method {self.method!r}: expected 'squish', 'crop' or 'pad'")
+        if self.method not in ('squish', 'crop', 'pad'):
+            raise ValueError(f"method {self.method!r}: expected 'squish', 'crop' or 'pad'")
         for k,least in dict(size=1, bs=2, freeze_epochs=0, epochs=1, n_tta=0).items():
-            if getattr(self, k)<least: raise ValueError(f"{k} {getattr(self, k)}: at least {least} was expected")
-        if not (self.lr>0 and 0<self.valid_pct<1 and 0<=self.drop_rate<1): raise ValueError(f"lr {self.lr}, valid_pct {self.valid_pct}, drop_rate {self.drop_rate}: a rate above 0 and shares between 0 and 1 were expected")
-        if self.presize<self.size: raise ValueError(f"presize {self.presize} is less than size {self.size}: a training photo is to be cut out of a larger one")
+            v = getattr(self, k)
+            if v<least: raise ValueError(f"{k} {v}: at least {least} was expected")
+        if not (self.lr>0 and 0<self.valid_pct<1 and 0<=self.drop_rate<1):
+            raise ValueError(f"lr {self.lr}, valid_pct {self.valid_pct}, drop_rate {self.drop_rate}: "
+                             "a rate above 0 and shares between 0 and 1 were expected")
+        if self.presize<self.size:
+            raise ValueError(f"presize {self.presize} is less than size {self.size}: a training photo is "
+                             "to be cut out of a larger one")
 
 ORIGINAL_WILDLIFE = WildlifeSettings(method='crop', group=None)
 
 # %% ../../nbs/recipes/wildlife.ipynb #c68db674
 class Presize(Resize):
-    "fastai's `Resize`: to `presize` pixels where the augmentation follows, straight to `size` elsewhere"
+    "fastai's `Resize`: to `presize` pixels where augmentation follows, straight to `size` elsewhere"
     def __init__(self,
         presize,         # pixels of a side of a training photo
         size,            # pixels of a side of all others
         method='squish', # 'squish', 'crop' or 'pad'
+        interpolation='bilinear', # as in `Preprocessing`
     ):
-        super().__init__(presize, method=method)
+        mode = Image.Resampling[interpolation.upper()]
+        super().__init__(presize, method=method, resamples=(mode, mode))
         self.sizes = self.size,fastuple(size, size)
     def before_call(self,
         b,         # photo
@@ -258,8 +284,9 @@ class PhotoReader(CropReader):
     "A `CropReader` that leaves the photo as large as it is"
     def __call__(self, item):
         f = item['file']
-        try: return PILImage.create(upright(self.path/f if isinstance(f, (str, Path)) else PILImage.create(f)))
-        except (OSError, ValueError, SyntaxError): self.read(item); raise        # `read` names the row and the file
+        is_path = isinstance(f, (str, Path))
+        try: return PILImage.create(upright(self.path/f if is_path else PILImage.create(f)))
+        except (OSError, ValueError, SyntaxError): self.read(item); raise   # it names row and file
 
 # %% ../../nbs/recipes/wildlife.ipynb #edfd1831
 def wildlife_datablock(
@@ -269,9 +296,17 @@ def wildlife_datablock(
 )->DataBlock: # for items of `table_items`
     "`DataBlock` with `Presize`, then `aug_transforms(size, min_scale)` on training photos"
     s = settings or WildlifeSettings()
-    block = property_datablock(schema, PhotoReader(path, s.size), [TrainOnly(aug_transforms(size=s.size, min_scale=s.min_scale))])
-    block.item_tfms = L(Presize(s.presize, s.size, s.method)) + block.item_tfms
+    augs = TrainOnly(aug_transforms(size=s.size, min_scale=s.min_scale))
+    block = property_datablock(schema, PhotoReader(path, s.size), [augs])
+    kind = _validation(s).interpolation
+    block.item_tfms = L(Presize(s.presize, s.size, s.method, kind)) + block.item_tfms
     return block
+
+def _validation(s):
+    "What `Presize` does to a photo that is not trained on, with the interpolation of the backbone"
+    how = dict(squish='squash', crop='crop', pad='pad')[s.method]
+    kind = Preprocessing.of(s.arch).interpolation
+    return Preprocessing(size=s.size, resize=how, interpolation=kind)
 
 def wildlife_dls(
     df:pd.DataFrame, # photos with a `split`
@@ -283,13 +318,15 @@ def wildlife_dls(
 )->PropertyDataLoaders: # training and validation loaders
     "`DataLoaders` of a table of photos"
     s,n = settings or WildlifeSettings(),(df.split=='train').sum()
-    dls = wildlife_datablock(schema, path, s).dataloaders(table_items(df, schema), path=path, bs=min(s.bs, n), val_bs=2*s.bs,
-                                                          num_workers=num_workers, device=device, drop_last=n>s.bs)
+    how = dict(bs=min(s.bs, n), val_bs=2*s.bs, drop_last=n>s.bs)
+    block = wildlife_datablock(schema, path, s)
+    dls = block.dataloaders(table_items(df, schema), path=path, num_workers=num_workers,
+                            device=device, **how)
     dls.train.rng = random.Random(s.seed)
-    how = dict(squish='squash', crop='crop', pad='pad')[s.method]      # what `Presize` does at validation
-    reader = CropReader(path, Preprocessing(size=s.size, resize=how))
-    return PropertyDataLoaders(*dls.loaders, schema=schema, reader=reader, test=df[df.split=='test'], path=path,
-                               device=dls.device, told=('size', 'resize', 'interpolation'))
+    reader = CropReader(path, _validation(s))
+    own = dict(schema=schema, reader=reader, test=df[df.split=='test'])
+    told = ('size', 'resize', 'interpolation')
+    return PropertyDataLoaders(*dls.loaders, path=path, device=dls.device, told=told, **own)
 
 # %% ../../nbs/recipes/wildlife.ipynb #ab221953
 class ErrorRate(PropertyMetric):
@@ -315,8 +352,10 @@ def wildlife_learner(
     "A learner with plain cross-entropy; its validation loss is the log loss"
     s = settings or WildlifeSettings()
     metrics = property_metrics(dls.schema, 'accuracy', joint=False)
-    learn = property_learner(dls, s.arch, s.pretrained and not s.weights, s.weights, PropertyLoss(dls.schema), [*metrics, ErrorRate(metrics[0].counts, dls.schema.names[0])],
-                            **{**dict(drop_rate=s.drop_rate, drop_path_rate=0., lr=s.lr, seed=s.seed, log=None), **s.arch_kwargs, **kwargs})
+    metrics.append(ErrorRate(metrics[0].counts, dls.schema.names[0]))
+    how = dict(drop_rate=s.drop_rate, drop_path_rate=0., lr=s.lr, seed=s.seed, log=None)
+    learn = property_learner(dls, s.arch, s.pretrained and not s.weights, s.weights,
+                             PropertyLoss(dls.schema), metrics, **how | s.arch_kwargs | kwargs)
     if s.freeze_bn: learn.add_cb(FreezeBatchNorm())
     return learn
 
@@ -324,7 +363,7 @@ def train_wildlife(
     learn:PropertyLearner, # of `wildlife_learner`, trained in place
     settings=None,         # None: `WildlifeSettings()`
 )->PropertyLearner: # the same learner
-    "`fine_tune` with frozen epochs first; one cycle over all layers where nothing was learned before"
+    "`fine_tune` with frozen epochs first; one cycle over all layers where nothing was learned yet"
     s = settings or WildlifeSettings()
     if s.pretrained or s.weights: learn.fine_tune(s.epochs, s.lr, freeze_epochs=s.freeze_epochs)
     else: learn.fit_one_cycle(s.freeze_epochs+s.epochs, s.lr)
@@ -333,14 +372,16 @@ def train_wildlife(
 # %% ../../nbs/recipes/wildlife.ipynb #067bd0e4
 def grouped_log_loss(
     interp:PropertyInterpretation, # answers about photos
-    groups=None,                   # (N,) group of each photo, such as its site; None: each for itself
+    groups=None,                   # (N,) group of each photo, such as its site; None: none
 )->tuple: # log loss, and its standard error; NaN if there is one group only
-    "Mean of minus the log of the true class's probability, and how far it may be off by the choice of the groups"
+    "Mean of minus the log of the true class's probability, and how far the choice of groups moves it"
     known = interp.known.any(1).numpy()
-    losses,codes = interp.losses.numpy()[known],np.arange(known.sum()) if groups is None else pd.factorize(np.asarray(groups)[known])[0]
+    losses = interp.losses.numpy()[known]
+    codes = np.arange(known.sum()) if groups is None else pd.factorize(np.asarray(groups)[known])[0]
     mean,n = losses.mean(),codes.max()+1
     off = np.bincount(codes, losses-mean)
-    return float(mean),float(np.sqrt((off**2).sum()*n/(n-1))/len(losses)) if n>1 else np.nan
+    if n<2: return float(mean),np.nan
+    return float(mean),float(np.sqrt((off**2).sum()*n/(n-1))/len(losses))
 
 # %% ../../nbs/recipes/wildlife.ipynb #7acbbfd2
 def class_probs(
@@ -352,7 +393,8 @@ def class_probs(
     "Probabilities of every class for the photos of `df`, in its order"
     dl = learn.dls.test_dl(df)
     set_seed(seed)
-    with learn.no_bar(): probs = learn.tta(dl=dl, n=n_tta)[0] if n_tta else learn.get_preds(dl=dl)[0]
+    with learn.no_bar():
+        probs = learn.tta(dl=dl, n=n_tta)[0] if n_tta else learn.get_preds(dl=dl)[0]
     probs = probs.double().numpy()
     return probs/probs.sum(1, keepdims=True)
 
@@ -362,7 +404,8 @@ def average_probs(
 )->np.ndarray: # (N, n_classes), rows sum to 1
     "Mean of the probabilities of several models"
     shapes = {np.shape(o) for o in probs}
-    if len(shapes)!=1: raise ValueError(f"models answered for different photos or classes: {sorted(shapes)}")
+    if len(shapes)!=1:
+        raise ValueError(f"models answered for different photos or classes: {sorted(shapes)}")
     return np.average(np.stack(probs), axis=0, weights=weights)
 
 # %% ../../nbs/recipes/wildlife.ipynb #136ece23
@@ -370,16 +413,19 @@ def check_submission(
     df:pd.DataFrame,   # index id, one column per class
     form:pd.DataFrame, # submission format
 )->pd.DataFrame: # `df`
-    "Raise `ValueError` unless `df` has the rows and columns of `form` in its order, and probabilities that sum to 1 in each row"
-    if list(df.columns)!=list(form.columns): raise ValueError(f"columns {list(df.columns)}, expected {list(form.columns)} in this order")
+    "Raise `ValueError` unless `df` is as `form`, and its rows sum to 1"
+    if list(df.columns)!=list(form.columns):
+        raise ValueError(f"columns {list(df.columns)}, expected {list(form.columns)} in this order")
     if len(df)!=len(form) or (df.index!=form.index).any():
         _same_ids(df.index.to_series(), form.index.to_series(), 'the submission', 'the form')
         raise ValueError("the rows are not in the order of the form")
     x = df.to_numpy(float)
     bad = ~np.isfinite(x).all(1) | (x<0).any(1)
-    if bad.any(): raise ValueError(f"{bad.sum()} rows hold something else than probabilities: {_few(df.index[bad])}")
+    few = _few(df.index[bad])
+    if bad.any(): raise ValueError(f"{bad.sum()} rows hold something else than probabilities: {few}")
     off = abs(x.sum(1)-1)>1e-9
-    if off.any(): raise ValueError(f"{off.sum()} rows do not sum to 1: {_few(f'{i} ({s:.4f})' for i,s in zip(df.index[off], x.sum(1)[off]))}")
+    few = _few(f'{i} ({s:.4f})' for i,s in zip(df.index[off], x.sum(1)[off]))
+    if off.any(): raise ValueError(f"{off.sum()} rows do not sum to 1: {few}")
     return df
 
 def make_submission(
@@ -389,7 +435,8 @@ def make_submission(
     form:pd.DataFrame, # submission format: index id, one column per class
 )->pd.DataFrame: # checked, in the order of `form`
     "The answers `probs` in the order of `form`"
-    df = pd.DataFrame(np.asarray(probs, float), index=pd.Index(ids, name='id'), columns=list(classes))
+    ids = pd.Index(ids, name='id')
+    df = pd.DataFrame(np.asarray(probs, float), index=ids, columns=list(classes))
     twice = df.index[df.index.duplicated()]
     if len(twice): raise ValueError(f"ids given twice: {_few(twice)}")
     _same_ids(df.index.to_series(), form.index.to_series(), 'the answers', 'the form')
@@ -406,9 +453,10 @@ def fold_photos(
 )->np.ndarray: # (N,) number of the fold of each photo, 0..n_folds-1
     "Deal the photos of `df` into folds, whole groups and as even in the classes as they allow"
     groups = group_rows(df, group)
-    if groups.max()+1<n_folds: raise ValueError(f"{groups.max()+1} groups cannot fill {n_folds} folds")
-    res = np.zeros(len(df), int)
-    for i,(_,valid) in enumerate(StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed).split(df, df.label, groups)): res[valid] = i
+    n = groups.max()+1
+    if n<n_folds: raise ValueError(f"{n} groups cannot fill {n_folds} folds")
+    res,deal = np.zeros(len(df), int),StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
+    for i,(_,valid) in enumerate(deal.split(df, df.label, groups)): res[valid] = i
     return res
 
 # %% ../../nbs/recipes/wildlife.ipynb #9ca9430e
@@ -416,7 +464,7 @@ def fold_photos(
 class CrossValidation:
     "Answers of networks for photos of sites that they have not seen, and for the test"
     settings:WildlifeSettings # how they were trained
-    rows:pd.DataFrame         # the photos that were answered for: `Competition.train`, or its validation part
+    rows:pd.DataFrame         # the photos that were answered for, of `Competition.train`
     probs:np.ndarray          # (len(rows), n_classes) answers about them
     test:np.ndarray           # (n_test, n_classes) answers about the test photos, mean over the networks
     folds:pd.DataFrame        # one row a network: fold, n_train, n_valid, log_loss, accuracy, error_rate
@@ -448,18 +496,22 @@ def save_network(
     settings:WildlifeSettings, # how it was trained
     scores=None,               # dict of scores, kept in the bundle
 )->Path: # .safetensors, or .weights.safetensors
-    "Keep `learn` as a bundle, or, as bundles squash photos, its weights alone where `method` is another"
+    "Keep `learn` as a bundle, or its weights alone where `method` is not what bundles do"
     file = Path(file); file.parent.mkdir(parents=True, exist_ok=True)
-    if settings.method=='squish': return save_bundle(learn, file.with_name(f'{file.name}.safetensors'), scores=scores)
+    bundle = file.with_name(f'{file.name}.safetensors')
+    if settings.method=='squish': return save_bundle(learn, bundle, scores=scores)
     file = file.with_name(f'{file.name}.weights.safetensors')
-    save_model(learn.model, file, dict(settings=json.dumps(asdict(settings)), schema=learn.schema.to_json()))
+    told = dict(settings=json.dumps(asdict(settings)), schema=learn.schema.to_json())
+    save_model(learn.model, file, told)
     return file
 
 def _fold_key(comp, s, df):
-    "Text that changes with the settings, the photos (name, size or time of the file), their labels or the split"
-    def _stats(o): return [(f, s.st_size, s.st_mtime_ns) for f in o.file_name for s in [(comp.path/f).stat()]]
-    rows = (df[['id','label','split']].assign(file=_stats(df)),comp.test[['id']].assign(file=_stats(comp.test)))
-    return hashlib.sha256(repr((asdict(s), [o.to_csv(index=False) for o in rows], comp.schema.to_json())).encode()).hexdigest()
+    "Text that changes with the settings, the photos, their labels or the split"
+    def _stamps(o): return [f'{f} {picture_stamp(comp.path/f)}' for f in o.file_name]
+    rows = df[['id','label','split']].assign(file=_stamps(df))
+    test = comp.test[['id']].assign(file=_stamps(comp.test))
+    tables = [table_fingerprint(o) for o in (rows, test)]
+    return hashlib.sha256(repr((asdict(s), tables, comp.schema.to_json())).encode()).hexdigest()
 
 class CountEpochs(Callback):
     "Moves the progress bar `bar` on after each epoch, and shows the validation loss there"
@@ -472,21 +524,23 @@ class CountEpochs(Callback):
         self.bar.update(); self.bar.set_postfix(loss=f'{self.recorder.values[-1][1]:.3f}')
 
 def _never_zero(probs, n):
-    "`probs` (N, n_classes) with 1 in `n`+1 for a class that training never saw; the log loss forgives no 0"
+    "`probs` with 1 in `n`+1 for a class that training never saw; the log loss forgives no 0"
     unseen = probs<=0
     if not unseen.any(): return probs
     probs = np.where(unseen, 1/(n+1), probs)
     return probs/probs.sum(1, keepdims=True)
 
 def _fold_answers(comp, s, df, file=None, num_workers=None, cbs=None):
-    "Answers of one network for its validation photos and for the test; kept beside the network, and read from there if they are the same again"
+    "Answers of one network for its validation photos and for the test, kept beside the network"
     key,valid = _fold_key(comp, s, df),df[df.split=='valid']
-    npz = file.with_name(f'{file.name}.npz') if file else None       # a name such as resnet50.a1_in1k_0 has no ending
+    npz = file and file.with_name(f'{file.name}.npz')   # a name such as resnet50.a1_in1k_0 has no ending
     kept = np.load(npz) if file and npz.exists() else {}
     if 'key' in kept and str(kept['key'])==key: return kept['valid'],kept['test']
     learn = wildlife_learner(wildlife_dls(df, comp.schema, comp.path, s, num_workers), s)
     with learn.no_bar(), learn.no_logging(), learn.added_cbs(cbs): train_wildlife(learn, s)
-    if not np.isfinite(learn.history.table.valid_loss.iloc[-1]): raise ValueError(f"the training of {s.arch} diverged: its loss is not finite; a rate below {s.lr:g} is needed")
+    if not np.isfinite(learn.history.table.valid_loss.iloc[-1]):
+        raise ValueError(f"the training of {s.arch} diverged: its loss is not finite; a rate below "
+                         f"{s.lr:g} is needed")
     n = len(df)-len(valid)
     res = [_never_zero(class_probs(learn, o, s.n_tta, s.seed), n) for o in (valid, comp.test)]
     if file:
@@ -500,24 +554,27 @@ def cross_validate(
     comp:Competition,  # photos
     settings=None,     # None: `WildlifeSettings()`
     n_folds=5,         # networks; 1: a single split
-    out=None,          # folder to keep networks, their curves and their answers in; None: they are not kept
+    out=None,          # folder to keep networks, curves and answers in; None: nothing is kept
     num_workers=None,  # processes that decode; None: fastai's default
     progress=True,     # show a progress bar, in epochs?
 )->CrossValidation: # answers about training and test photos, and scores
-    "Train `n_folds` networks, each without one fold of the sites, and let each answer for that fold and for the test"
+    "Train `n_folds` networks, each without one fold of the sites, to answer for it and for the test"
     s,parts,test,folds = settings or WildlifeSettings(),[],[],[]
     check_arch(s.arch)
     n = s.freeze_epochs+s.epochs
     with tqdm(total=n*n_folds, desc=s.arch, unit='epoch', disable=not progress) as bar:
         for i,df in enumerate(_splits(comp, s, n_folds)):
             valid = df[df.split=='valid']
-            probs,answers = _fold_answers(comp, s, df, Path(out)/f'{s.arch}_{i}' if out else None, num_workers, CountEpochs(bar))
+            file = Path(out)/f'{s.arch}_{i}' if out else None
+            probs,answers = _fold_answers(comp, s, df, file, num_workers, CountEpochs(bar))
             bar.update(n*(i+1)-bar.n)
             parts.append(pd.DataFrame(probs, valid.index)); test.append(answers)
-            folds.append(dict(fold=i, n_train=len(df)-len(valid), n_valid=len(valid), **_fold_scores(comp, valid, probs)))
+            counts = dict(fold=i, n_train=len(df)-len(valid), n_valid=len(valid))
+            folds.append(dict(counts, **_fold_scores(comp, valid, probs)))
     probs = pd.concat(parts).sort_index()
     rows,probs = comp.train.loc[probs.index],probs.to_numpy(copy=True)
-    interp = PropertyInterpretation(comp.schema, probs, rows, rows.file_name.tolist(), comp.path, s.size)
+    files = rows.file_name.tolist()
+    interp = PropertyInterpretation(comp.schema, probs, rows, files, comp.path, s.size)
     return CrossValidation(s, rows, probs, average_probs(*test), pd.DataFrame(folds), interp)
 
 # %% ../../nbs/recipes/wildlife.ipynb #7bc95a92
@@ -525,12 +582,13 @@ def cross_validate(
 class Entry:
     "What `enter_competition` made"
     submission:pd.DataFrame       # in the order of the form
-    expected:pd.DataFrame         # one row per architecture and one for their mean: log_loss, standard_error, accuracy
+    expected:pd.DataFrame         # a row per architecture and for their mean: log_loss...
     interp:PropertyInterpretation # of the mean, about the training photos
     out:Path                      # folder of the files
     def __repr__(self):
         o = self.expected.iloc[-1]
-        return f"{len(self.submission)} photos answered for in {self.out}; expected log loss {o.log_loss:.3f} ± {o.standard_error:.3f}, accuracy {o.accuracy:.1%}"
+        scores = f"log loss {o.log_loss:.3f} ± {o.standard_error:.3f}, accuracy {o.accuracy:.1%}"
+        return f"{len(self.submission)} photos answered for in {self.out}; expected {scores}"
 
 def _expected_row(name, interp, groups):
     "Name, log loss, standard error and accuracy"
@@ -541,10 +599,12 @@ def _write_entry(entry, folds, settings, archs):
     "Write all files of `entry`"
     entry.out.mkdir(parents=True, exist_ok=True)
     entry.submission.to_csv(entry.out/'submission.csv')
-    entry.expected.to_csv(entry.out/'expected.csv', index=False); folds.to_csv(entry.out/'folds.csv', index=False)
+    entry.expected.to_csv(entry.out/'expected.csv', index=False)
+    folds.to_csv(entry.out/'folds.csv', index=False)
     entry.interp.plot_confusion_matrix(figsize=(7,6.6)).savefig(entry.out/'confusion.png', dpi=90)
     entry.interp.most_confused(5).to_csv(entry.out/'most_confused.csv', index=False)
-    (entry.out/'settings.json').write_text(json.dumps(dict(asdict(settings), arch=list(archs), n_folds=int(folds.fold.max())+1), indent=1))
+    told = dict(asdict(settings), arch=list(archs), n_folds=int(folds.fold.max())+1)
+    (entry.out/'settings.json').write_text(json.dumps(told, indent=1))
 
 # %% ../../nbs/recipes/wildlife.ipynb #35bff3ea
 def enter_competition(
@@ -556,23 +616,28 @@ def enter_competition(
     num_workers=None,               # processes that decode; None: fastai's default
     progress=True,                  # show progress bars?
 )->Entry: # submission and expected scores
-    "Cross-validate each of `archs` on the competition in `path`, average their answers and write the submission into `out`"
-    comp,s,out = path if isinstance(path, Competition) else read_competition(path),settings or WildlifeSettings(),Path(out)
+    "Cross-validate each of `archs` on the competition in `path`, and write their mean into `out`"
+    comp = path if isinstance(path, Competition) else read_competition(path)
+    s,out = settings or WildlifeSettings(),Path(out)
     for o in archs: check_arch(o)
     if out.is_file(): raise ValueError(f"{out} is a file; a folder was expected")
-    cvs = [cross_validate(comp, replace(s, arch=o), n_folds, out/'networks', num_workers, progress) for o in archs]
+    how = (n_folds, out/'networks', num_workers, progress)
+    cvs = [cross_validate(comp, replace(s, arch=o), *how) for o in archs]
     rows,groups = cvs[0].rows,group_rows(cvs[0].rows, s.group)
-    interp = PropertyInterpretation(comp.schema, average_probs(*(o.probs for o in cvs)), rows, rows.file_name.tolist(), comp.path, s.size)
-    expected = [_expected_row(o.settings.arch, o.interp, groups) for o in cvs]+([_expected_row('mean', interp, groups)] if len(cvs)>1 else [])
+    mean,files = average_probs(*(o.probs for o in cvs)),rows.file_name.tolist()
+    interp = PropertyInterpretation(comp.schema, mean, rows, files, comp.path, s.size)
+    expected = [_expected_row(o.settings.arch, o.interp, groups) for o in cvs]
+    if len(cvs)>1: expected.append(_expected_row('mean', interp, groups))
     probs = average_probs(*(o.test for o in cvs))
-    entry = Entry(make_submission(probs, comp.test.id, comp.schema['label'].classes, comp.form), pd.DataFrame(expected), interp, out)
+    submission = make_submission(probs, comp.test.id, comp.schema['label'].classes, comp.form)
+    entry = Entry(submission, pd.DataFrame(expected), interp, out)
     _write_entry(entry, pd.concat([o.folds.assign(arch=o.settings.arch) for o in cvs]), s, archs)
     return entry
 
 # %% ../../nbs/recipes/wildlife.ipynb #ab7a5b6c
 @call_parse
 def hp_wildlife(
-    path:str,                      # folder with train_features.csv, train_labels.csv, test_features.csv and submission_format.csv
+    path:str,                      # folder with the tables of the competition, and submission_format.csv
     out:str='wildlife',            # folder for submission, scores, pictures and networks
     archs:str='resnet34,resnet50', # timm models, averaged
     folds:int=5,                   # networks of each; 1: a single split
@@ -585,17 +650,21 @@ def hp_wildlife(
     tta:int=4,                     # augmented views of a test photo
     group:str='site',              # column that no split tears apart; '' for a split at random
     method:str='squish',           # squish, crop (as the original) or pad
-    weights:str=None,              # file with the backbone's weights, instead of a download through timm
+    weights:str=None,              # file with the backbone's weights, instead of a download
     from_scratch:bool=False,       # start from random weights
     draw:int=0,                    # draw a competition of so many photos into PATH first
     n_workers:int=None,            # processes that decode; default: all cores
     seed:int=42,                   # of everything random
 ):
-    "Cross-validate, predict and write a submission for the competition in PATH; OUT/networks/*.safetensors answer for other photos through hp_predict"
+    """Cross-validate, predict and write a submission for the competition in PATH;
+    OUT/networks/*.safetensors answer for other photos through hp_predict"""
     with users_errors(bar=True):
-        if draw and (Path(path)/'train_labels.csv').exists(): raise ValueError(f"{path} holds a competition already: nothing was drawn over it")
+        if draw and (Path(path)/'train_labels.csv').exists():
+            raise ValueError(f"{path} holds a competition already: nothing was drawn over it")
         if draw: draw_competition(path, draw, max(8, draw//4), seed=seed)
-        settings = WildlifeSettings(presize=presize, size=size, method=method, bs=bs, freeze_epochs=freeze_epochs, epochs=epochs, lr=lr, group=group or None,
-                                    n_tta=tta, pretrained=not from_scratch, weights=weights, seed=seed)
-        entry = enter_competition(path, out, settings, [o.strip() for o in archs.split(',')], folds, n_workers)
+        pictures = dict(presize=presize, size=size, method=method, bs=bs, group=group or None)
+        training = dict(freeze_epochs=freeze_epochs, epochs=epochs, lr=lr, weights=weights, seed=seed)
+        settings = WildlifeSettings(n_tta=tta, pretrained=not from_scratch, **pictures, **training)
+        archs = [o.strip() for o in archs.split(',')]
+        entry = enter_competition(path, out, settings, archs, folds, n_workers)
         print(entry.expected.round(3).to_string(index=False)); print(entry)
