@@ -39,7 +39,7 @@ from ..metrics import *
 from ..learner import *
 from ..interpret import *
 from ..bundle import *
-from ..cli import users_errors
+from ..cli import no_bars, users_errors
 from .attention import *
 
 # %% ../../nbs/recipes/one_vs_rest.ipynb #016fab2b
@@ -791,6 +791,7 @@ def hp_one_vs_rest(
     quiet:bool=False,          # no progress bar
 ):
     "Train a yes-or-no model for every class in CSV and fold, and compare with one softmax model"
+    quiet = no_bars(quiet)
     with users_errors(bar=not quiet):
         if predict and not Path(predict).is_dir():
             raise FileNotFoundError(f"no folder of new pictures at {predict}")
