@@ -312,7 +312,7 @@ def dls(
     flip = property_augments(min_scale=1., max_rotate=0., max_warp=0., lighting=0.)
     table,schema,recipe = self.run_table(cls, fold),self.run_schema(cls),self.recipe
     table = table.assign(split=table.split.replace('unused', 'test'))   # all in one cache
-    how = dict(cache=self.cache, seed=recipe.seed, num_workers=self.num_workers, device=self.device, arch=self.recipe.arch)
+    how = dict(cache=self.cache, seed=recipe.seed, num_workers=self.num_workers, device=self.device)
     res = PropertyDataLoaders.from_df(table, schema, self.path, recipe.size, recipe.bs,
                                       self.file_col, flip, arch=recipe.arch, **how)
     res.test = None
