@@ -363,11 +363,20 @@ def _silent(learn, quiet):
     with learn.no_bar() if no_bars(quiet) else nullcontext():
         with learn.no_logging() if quiet else nullcontext(): yield
 
+def _say_input(prep, arch):
+    "Say on stderr what of a crop the network sees; most of it follows from the backbone"
+    height,width = (prep.size, prep.size) if isinstance(prep.size, int) else prep.size
+    mean,std = ([round(float(o), 3) for o in v] for v in (prep.mean, prep.std))
+    context = 'unknown' if prep.buffer is None else f'{prep.buffer} px'
+    print(f'{arch} sees crops of {width} x {height} px ({prep.resize}, {prep.interpolation}; mean {mean}, std {std}); '
+          f'context around the box: {context}', file=sys.stderr)
+
 def _train(dls, out, arch, epochs, freeze_epochs, lr, quiet=False, **kwargs):
     "Learner trained on `dls`; log and curves go into `out`"
     from hp_fastai.learner import plot_history, property_learner
     out.mkdir(parents=True, exist_ok=True)
     learn = property_learner(dls, arch, path=out, **kwargs)
+    _say_input(learn.dls.preprocessing, arch)
     with _silent(learn, quiet):
         if freeze_epochs: learn.fine_tune(epochs, lr, freeze_epochs)
         else: learn.unfreeze(); learn.fit_one_cycle(epochs, lr)
@@ -440,10 +449,8 @@ def _labelled(data_dir, schema):
 def _loaders(df, props, img_dir, check, **kwargs):
     "Loaders of the three parts; `check` 'none' opens no crop before"
     from hp_fastai.data import PropertyDataLoaders
-    kwargs['check'] = check if check!='none' else False
-    if 'check' not in PropertyDataLoaders.from_df.__code__.co_varnames:   # SHIM
-        kwargs = {k:v for k,v in kwargs.items() if k not in ('check', 'arch')} | dict(size=kwargs['size'] or 224)
-    return PropertyDataLoaders.from_df(df, props, img_dir, **kwargs)
+    if check=='none': check = False
+    return PropertyDataLoaders.from_df(df, props, img_dir, check=check, **kwargs)
 
 def _callbacks(tracker, restart, told):
     "Callbacks that let a training go on where it was stopped, and follow it"

@@ -421,11 +421,20 @@ def clip_coco(
     return _clip(annotations, journal, how, find_labels, n_workers, progress)
 
 # %% ../nbs/02_clip.ipynb #c4fd4052
+class _NoCrops:
+    "A `FileFinder` that takes no crop of an earlier run for a lost photo, should crops lie below the photos"
+    def __init__(self, finder, how): self.finder,self.how,self.crops = finder,how,how.out_dir.resolve()
+    def find(self, name):
+        found = self.finder.find(name)
+        if not (found.path and found.note): return found
+        is_crop = self.crops in (self.how.img_dir/found.path).resolve().parents
+        return Found(None) if is_crop else found
+
 def _clip(annotations, journal, how, find_labels, n_workers, progress):
     "Cut all that is not cut yet, and bring it together in the order of the file"
     photos,problems,rows,n_new = list(annotations.photos),annotations.problems,[],0
     finder = FileFinder(how.img_dir, [o.source or o.name for o in photos])
-    list(find_photos(photos, finder, problems))
+    list(find_photos(photos, _NoCrops(finder, how), problems))
     tasks = list(_tasks(photos, journal.taken(), how))
     valid = journal.valid(tasks)
     named = dict(desc=f'clip {journal.side}', unit=' photos')

@@ -859,6 +859,12 @@ def show_crops(
     return fig
 
 # %% ../nbs/04_data.ipynb #f0aa7260
+def _agrees(prop, targ, answer):
+    "Is `answer` right about all that is known in `targ`?"
+    if not prop.is_multi: return prop.decode(targ[None])==prop.decode(answer[None])
+    known = prop.known_classes(targ[None])[0]
+    return bool(((answer>.5)==(targ>.5))[known].all())
+
 def result_lines(
     schema:Schema, # properties
     targs,         # per property the target (n_classes,) of one crop
@@ -869,9 +875,10 @@ def result_lines(
     res = []
     for p,t,o in zip(schema, targs, probs):
         true,pred = p.decode(t[None])[0],p.decode(o[None])[0]
-        known = bool(p.known(t[None])[0])
-        text = f'{p.name}: {pred}' + (f' ({true})' if known and true!=pred else '')
-        res.append((text if len(text)<=width else text[:width-1]+'…', 'grey' if not known else 'black' if true==pred else 'tab:red'))
+        known,right = bool(p.known(t[None])[0]),_agrees(p, t, o)
+        text = f'{p.name}: {pred}' + (f' ({true})' if known and not right else '')
+        color = 'grey' if not known else 'black' if right else 'tab:red'
+        res.append((text if len(text)<=width else text[:width-1]+'…', color))
     return res
 
 # %% ../nbs/04_data.ipynb #03a05c9a
@@ -922,7 +929,8 @@ def show_results(
 ): # None; for `show=False` pictures, a stand-in for the targets, pictures with captions, answers
     "Show crops with the answers `out` under them, and the truth where it is another"
     xb,*yb = b
-    out = [o.float() if p.is_multi else F.one_hot(o, p.n_classes).float() for p,o in zip(self.props, tuplify(out))]
+    out = [o.float() if p.is_multi else (o[:,None]==torch.arange(p.n_classes, device=o.device)).float()
+           for p,o in zip(self.props, tuplify(out))]             # -1, no answer: all zeros
     imgs = L(list(self.decode((xb,*yb))[0][:max_n]))
     lines = [_Lines(result_lines(self.props, [y[i].cpu() for y in yb], [o[i].cpu() for o in out])) for i in range(len(imgs))]
     if show: show_crops(list(imgs), lines, ncols, figsize)

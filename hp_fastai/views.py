@@ -220,8 +220,8 @@ def _tells_label(codes, classes):
         if n<2 or not known.any() or codes.max()>20*n: continue
         table = np.bincount(codes[known]*n + of[known], minlength=(codes.max()+1)*n).reshape(-1, n)
         table = table[:,table.any(0)]
-        best = (table==table.max(0)) & (table==table.max(1, keepdims=True)) & (table>0)
-        if table.shape[1]>1 and table[best].sum() >= .95*table.sum(): return name
+        together = min(table.max(0).sum(), table.max(1).sum())               # a class in its group, a group of its class
+        if table.shape[1]>1 and together >= .95*table.sum(): return name
 
 @dataclass
 class Grouping:

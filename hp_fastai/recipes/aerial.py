@@ -57,7 +57,7 @@ from ..metrics import *
 from ..learner import *
 from ..resume import *
 from ..bundle import *
-from ..cli import at_least, users_errors
+from ..cli import at_least, no_bars, users_errors
 from .aerial_scene import *
 
 # %% ../../nbs/recipes/aerial.ipynb #4b7609e3
@@ -1297,6 +1297,7 @@ def hp_aerial(
     about 30 CPU seconds each. Much faster: --normalize imagenet --bs 8 --lr .02
     --schedule one_cycle --epochs 24. A training that was stopped goes on with the same command"""
     given = dict(locals())
+    quiet = no_bars(quiet)
     with users_errors(bar=not quiet):
         _check_options(given)
         settings = _cli_settings(given)

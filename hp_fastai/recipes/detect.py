@@ -33,7 +33,7 @@ from ..pictures import *
 from ..clip import *
 from ..learner import *
 from ..bundle import *
-from ..cli import at_least, users_errors
+from ..cli import at_least, no_bars, users_errors
 from .proposals import *
 from .cracks import *
 
@@ -559,6 +559,7 @@ def hp_cracks(
     quiet:bool=False,             # no progress bars
 ):
     "Train a crack detector on the photos in IMG_DIR and their TRUTH, or find cracks with one"
+    quiet = no_bars(quiet)
     given = dict(locals())
     with users_errors(bar=not quiet):
         at_least(1, per_bin=per_bin, epochs=epochs, patience=patience, bs=bs, size=size,

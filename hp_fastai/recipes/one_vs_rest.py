@@ -39,7 +39,7 @@ from ..metrics import *
 from ..learner import *
 from ..interpret import *
 from ..bundle import *
-from ..cli import users_errors
+from ..cli import no_bars, users_errors
 from .attention import *
 
 # %% ../../nbs/recipes/one_vs_rest.ipynb #016fab2b
@@ -312,7 +312,7 @@ def dls(
     flip = property_augments(min_scale=1., max_rotate=0., max_warp=0., lighting=0.)
     table,schema,recipe = self.run_table(cls, fold),self.run_schema(cls),self.recipe
     table = table.assign(split=table.split.replace('unused', 'test'))   # all in one cache
-    how = dict(cache=self.cache, seed=recipe.seed, num_workers=self.num_workers, device=self.device)
+    how = dict(cache=self.cache, seed=recipe.seed, num_workers=self.num_workers, device=self.device, arch=self.recipe.arch)
     res = PropertyDataLoaders.from_df(table, schema, self.path, recipe.size, recipe.bs,
                                       self.file_col, flip, arch=recipe.arch, **how)
     res.test = None
@@ -791,6 +791,7 @@ def hp_one_vs_rest(
     quiet:bool=False,          # no progress bar
 ):
     "Train a yes-or-no model for every class in CSV and fold, and compare with one softmax model"
+    quiet = no_bars(quiet)
     with users_errors(bar=not quiet):
         if predict and not Path(predict).is_dir():
             raise FileNotFoundError(f"no folder of new pictures at {predict}")

@@ -40,7 +40,7 @@ from ..loss import *
 from ..learner import *
 from ..interpret import *
 from ..bundle import *
-from ..cli import baseline_scores, users_errors, write_evaluation
+from ..cli import baseline_scores, no_bars, users_errors, write_evaluation
 
 # %% ../../nbs/recipes/passport.ipynb #d22501d7
 @dataclass(frozen=True)
@@ -464,6 +464,7 @@ def hp_passport(
     seed:int=42,           # of everything random
 ):
     "Train on the crops in IMG_DIR with the tables in DATA_DIR as Housing Passports v2 did, or by our recipe"
+    quiet = no_bars(quiet)
     with users_errors():
         if recipe not in ('hpv2', 'ours'): raise ValueError(f"recipe {recipe!r}: expected 'hpv2' or 'ours'")
         r = replace((HPv2Recipe() if recipe=='hpv2' else OurRecipe()).scaled(epochs), arch=arch, size=size, bs=bs, loss=loss, seed=seed)

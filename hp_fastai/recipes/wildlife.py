@@ -47,7 +47,7 @@ from ..learner import *
 from ..interpret import *
 from ..model import check_arch
 from ..bundle import save_bundle
-from ..cli import users_errors
+from ..cli import no_bars, users_errors
 from .camera_traps import draw_competition
 
 # %% ../../nbs/recipes/wildlife.ipynb #db65d64a
@@ -671,5 +671,5 @@ def hp_wildlife(
         training = dict(freeze_epochs=freeze_epochs, epochs=epochs, lr=lr, weights=weights, seed=seed)
         settings = WildlifeSettings(n_tta=tta, pretrained=not from_scratch, **pictures, **training)
         archs = [o.strip() for o in archs.split(',')]
-        entry = enter_competition(path, out, settings, archs, folds, n_workers)
+        entry = enter_competition(path, out, settings, archs, folds, n_workers, not no_bars())
         print(entry.expected.round(3).to_string(index=False)); print(entry)
