@@ -56,9 +56,9 @@ def logistic(run, trunk):
     "Held-out scores of a logistic regression on the frozen, pooled features of the trunk"
     start = time.perf_counter()
     model = PropertyModel(Schema([run.prop]), 'mobilenetv2_035', weights=trunk, pad_type='same').eval()
-    x,fold = [],run.df.fold.to_numpy()
+    x,fold,prep = [],run.df.fold.to_numpy(),Preprocessing.of(model.backbone, size=128)
     with torch.no_grad():
-        for i in range(0, len(run.df), 32): x.append(model.forward_features(torch.stack([preprocess(run.path/o, 128) for o in run.df.file_name[i:i+32]])).mean((2,3)))
+        for i in range(0, len(run.df), 32): x.append(model.forward_features(torch.stack([prep(run.path/o) for o in run.df.file_name[i:i+32]])).mean((2,3)))
     x,y,probs = torch.cat(x).numpy(),run.prop.encode(run.df.animal).argmax(1),np.zeros((len(run.df), len(run.classes)))
     for f in run.folds: probs[fold==f] = make_pipeline(StandardScaler(), LogisticRegression(C=.01, max_iter=1000)).fit(x[fold!=f], y[fold!=f]).predict_proba(x[fold==f])
     interp = PropertyInterpretation(Schema([run.prop]), [probs], run.df)

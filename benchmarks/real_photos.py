@@ -127,9 +127,10 @@ def trunk_features(task, trunk, bs=64):
     "Pooled features of the frozen trunk `(rows, 1280)`, of the same pictures"
     model,res = PropertyModel(task.schema, **ARCH, weights=trunk).eval().to(memory_format=torch.channels_last),[]
     files = [task.path/o for o in task.df.file_name]
+    prep = Preprocessing.of(model.backbone, size=task.recipe.logistic_size or task.recipe.size)
     with torch.no_grad():
         for i in range(0, len(files), bs):
-            xb = torch.stack([preprocess(o, task.recipe.logistic_size or task.recipe.size) for o in files[i:i+bs]])
+            xb = torch.stack([prep(o) for o in files[i:i+bs]])
             res.append(model.forward_features(xb).mean((2, 3)))
     return torch.cat(res).numpy()
 

@@ -99,8 +99,9 @@ def baseline(df, schema, path, seed, weights, share=.05, epochs=5):
 def logistic(df, schema, path, seed, weights, size=224):
     "Test probabilities of a logistic regression on the trunk's pooled features; C by the log loss of the validation part"
     model = PropertyModel(schema, **ARCH, weights=weights).eval().to(memory_format=torch.channels_last)
+    prep = Preprocessing.of(model.backbone, size=size)
     files,y = [path/o for o in df.file_name],df.label.map(schema['label'].o2i).to_numpy()
-    with torch.no_grad(): x = torch.cat([model.forward_features(torch.stack([preprocess(f, size) for f in files[i:i+64]])).mean((2,3)) for i in range(0, len(files), 64)]).numpy()
+    with torch.no_grad(): x = torch.cat([model.forward_features(torch.stack([prep(f) for f in files[i:i+64]])).mean((2,3)) for i in range(0, len(files), 64)]).numpy()
     train,valid,test = ((df.split==o).to_numpy() for o in PARTS)
     fits = [make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=1000)).fit(x[train], y[train]) for C in (1e-3, 3e-3, 1e-2, 3e-2, .1, .3)]
     best = min(fits, key=lambda o: -np.log(o.predict_proba(x[valid])[np.arange(valid.sum()), y[valid]]).mean())

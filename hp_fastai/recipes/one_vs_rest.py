@@ -103,7 +103,7 @@ class OneVsRestRecipe:
     size: int = 224            # pixels of a side
     lr: float = 1e-4           # rate of AdamW, constant, for all layers
     wd: float = .01            # weight decay of AdamW
-    half_valid: bool = None    # validate in half precision? None: on a CUDA GPU (published: yes)
+    half_valid: bool = None    # validate in half precision? None: on CUDA (published: yes)
     keep_models: bool = True   # keep a bundle of each model, to predict with? k x n_folds files
     seed: int = 42             # of folds, samples, first weights and the order of pictures
     def __post_init__(self):
@@ -115,7 +115,7 @@ class OneVsRestRecipe:
 
 # %% ../../nbs/recipes/one_vs_rest.ipynb #1f3fb4f4
 class BestWeights(SaveModelCallback):
-    "`SaveModelCallback` that says nothing: when the fit ends, the best weights are the model's"
+    "`SaveModelCallback` that says nothing: after the fit the best weights are the model's"
     def after_epoch(self):
         "Save the weights if they are the best so far"
         TrackerCallback.after_epoch(self)
@@ -175,7 +175,7 @@ def _known_rows(df, label, file_col):
 
 # %% ../../nbs/recipes/one_vs_rest.ipynb #9737765d
 class OneVsRest:
-    "A yes-or-no model for each class of the column `label` and each fold, trained into `out_dir`"
+    "A yes-or-no model for each class of `label` and each fold, trained into `out_dir`"
     def __init__(self,
         df:pd.DataFrame,       # table of pictures
         label,                 # column of the classes; rows without a label are left out
@@ -745,7 +745,7 @@ def write_report(
 
 # %% ../../nbs/recipes/one_vs_rest.ipynb #27b42811
 def _predict_folder(run, folder):
-    "Answers for the pictures below `folder`, as predictions.csv; bad ones in predictions_report.csv"
+    "Answers for the pictures below `folder`: predictions.csv, and a report of bad ones"
     found,out = list_pictures(folder),run.out_dir/'predictions.csv'
     if not found: raise FileNotFoundError(f"no pictures in {folder} ({found!r})")
     lost = check_pictures([Path(folder)/o for o in found], full=True)

@@ -61,7 +61,7 @@ def onehot_labels(
     classes,         # names of those columns
     id_col='id',     # column that names a row in errors
 )->pd.Series: # name of the class of each row
-    "Class names of the one-hot columns of `df`; an error names rows with none, several or odd values"
+    "Class names of the one-hot columns of `df`; an error names the rows that have no single one"
     lost = [c for c in (id_col, *classes) if c not in df]
     if lost: raise KeyError(f"columns {lost} not in the table of labels; it has {list(df.columns)}")
     x = df[list(classes)].apply(pd.to_numeric, errors='coerce').to_numpy(float)
@@ -82,14 +82,15 @@ class Competition:
     train:pd.DataFrame # id, file_name, label, and `site` where there is one
     test:pd.DataFrame  # id, file_name, and `site` where there is one
     schema:Schema      # one property, `label`
-    form:pd.DataFrame  # submission format: index id, one column per class, in the answer's order
+    form:pd.DataFrame  # submission format: index id, one column per class
     n_mended:int = 0   # file names that were found under another spelling
     def __repr__(self):
         said = f"{len(self.train):,} photos with a label, {len(self.test):,} without"
         if 'site' in self.train and 'site' in self.test:
             said += f", {self.train.site.nunique()} and {self.test.site.nunique()} sites"
         said += f"; {self.schema.props[0].n_classes} classes"
-        return said+f'; {self.n_mended} file names found under another spelling'*bool(self.n_mended)
+        mended = f'; {self.n_mended} file names found under another spelling'
+        return said+mended*bool(self.n_mended)
 
 def _features(file):
     "Table of ids, files and sites"
@@ -107,16 +108,18 @@ def _same_ids(a, b, a_name, b_name):
     "Raise `ValueError` unless `a` and `b` hold the same ids"
     for x,y,x_name,y_name in ((a,b,a_name,b_name), (b,a,b_name,a_name)):
         lost = x[~x.isin(y)]
-        if len(lost): raise ValueError(f"{len(lost)} ids of {x_name} are not in {y_name}: {_few(lost)}")
+        why = f"{len(lost)} ids of {x_name} are not in {y_name}"
+        if len(lost): raise ValueError(f"{why}: {_few(lost)}")
 
 # %% ../../nbs/recipes/wildlife.ipynb #94e492f8
 def _find_images(df, path):
-    "`df` with the names of the images that are there; raises an error that names ids without one"
+    "`df` with the names of the images that are there; an error names ids without one"
     finder = FileFinder(path, df.file_name.tolist())
     found = [finder.find(o) for o in df.file_name]
     lost = [o.path is None for o in found]
     names = [f'{o.id} ({o.file_name})' for o in df[lost].itertuples()]
-    if names: raise FileNotFoundError(f"{len(names)} ids have no image in {path}: {_few(names)}")
+    why = f"{len(names)} ids have no image in {path}"
+    if names: raise FileNotFoundError(f"{why}: {_few(names)}")
     return df.assign(file_name=[o.path for o in found]),sum(bool(o.note) for o in found)
 
 def _check_readable(names, path):
@@ -126,7 +129,7 @@ def _check_readable(names, path):
     if bad: raise ValueError(f"{len(bad)} images cannot be read: {few}")
 
 def read_competition(
-    path,                       # folder with the three tables of the competition, and the form
+    path,                       # folder with the tables of the competition, and the form
     form='submission_format.csv', # file of the submission format
 )->Competition: # with the classes in the order of the form
     "Read the four tables in `path` and check that ids, classes and images fit together"
@@ -213,7 +216,7 @@ def near_duplicates(
 def split_photos(
     df:pd.DataFrame, # table of photos
     schema:Schema,   # its schema
-    group='site',    # column or columns that must not be torn apart; None: at random, as in the original
+    group='site',    # columns that must not be torn apart; None: at random, as in the original
     valid_pct=.2,    # share of the photos to validate on, 0-1
     seed=42,         # of the split
 )->pd.DataFrame: # `df` with a column `split`: 'train' or 'valid'
@@ -231,7 +234,7 @@ class WildlifeSettings:
     presize:int = 460        # pixels of a side of a training photo before it is augmented
     size:int = 224           # pixels of a side that the network sees
     min_scale:float = .75    # least share of the photo's area that the augmentation keeps, 0-1
-    method:str = 'squish'    # 'squish' (all of the photo), 'crop' (its middle, the original) or 'pad'
+    method:str = 'squish'    # 'squish' (all of it), 'crop' (its middle, the original) or 'pad'
     bs:int = 64              # photos in a batch
     freeze_epochs:int = 3    # epochs of the head alone
     epochs:int = 10          # epochs of all layers after that
@@ -239,10 +242,10 @@ class WildlifeSettings:
     group:object = 'site'    # what a split must not tear apart; None: nothing, the original
     valid_pct:float = .2     # share to validate on, 0-1
     n_tta:int = 4            # augmented views of a test photo; 0: only the plain one
-    drop_rate:float = .5     # dropout before the last layer, 0-1 (fastai's `vision_learner`: 0.5)
+    drop_rate:float = .5     # dropout before the last layer, 0-1 (fastai: 0.5)
     pretrained:bool = True   # download ImageNet weights through timm?
     weights:str = None       # file with weights, instead of a download
-    arch_kwargs:dict = field(default_factory=dict) # the architecture's own arguments: pad_type...
+    arch_kwargs:dict = field(default_factory=dict) # the architecture's own: pad_type...
     freeze_bn:bool = False   # keep the statistics of batch norm? See `FreezeBatchNorm`
     seed:int = 42            # of split, head, order, augmentation
     def __post_init__(self):
@@ -262,7 +265,7 @@ ORIGINAL_WILDLIFE = WildlifeSettings(method='crop', group=None)
 
 # %% ../../nbs/recipes/wildlife.ipynb #c68db674
 class Presize(Resize):
-    "fastai's `Resize`: to `presize` pixels where augmentation follows, straight to `size` elsewhere"
+    "fastai's `Resize`: to `presize` pixels where augmentation follows, else to `size`"
     def __init__(self,
         presize,         # pixels of a side of a training photo
         size,            # pixels of a side of all others
@@ -363,9 +366,10 @@ def train_wildlife(
     learn:PropertyLearner, # of `wildlife_learner`, trained in place
     settings=None,         # None: `WildlifeSettings()`
 )->PropertyLearner: # the same learner
-    "`fine_tune` with frozen epochs first; one cycle over all layers where nothing was learned yet"
+    "`fine_tune` with frozen epochs first; one cycle where nothing was learned yet"
     s = settings or WildlifeSettings()
-    if s.pretrained or s.weights: learn.fine_tune(s.epochs, s.lr, freeze_epochs=s.freeze_epochs)
+    has_learned = s.pretrained or s.weights
+    if has_learned: learn.fine_tune(s.epochs, s.lr, freeze_epochs=s.freeze_epochs)
     else: learn.fit_one_cycle(s.freeze_epochs+s.epochs, s.lr)
     return learn
 
@@ -374,7 +378,7 @@ def grouped_log_loss(
     interp:PropertyInterpretation, # answers about photos
     groups=None,                   # (N,) group of each photo, such as its site; None: none
 )->tuple: # log loss, and its standard error; NaN if there is one group only
-    "Mean of minus the log of the true class's probability, and how far the choice of groups moves it"
+    "Mean of minus the log of the true class's probability, and its standard error"
     known = interp.known.any(1).numpy()
     losses = interp.losses.numpy()[known]
     codes = np.arange(known.sum()) if groups is None else pd.factorize(np.asarray(groups)[known])[0]
@@ -440,8 +444,8 @@ def make_submission(
     twice = df.index[df.index.duplicated()]
     if len(twice): raise ValueError(f"ids given twice: {_few(twice)}")
     _same_ids(df.index.to_series(), form.index.to_series(), 'the answers', 'the form')
-    lost = set(form)^set(df)
-    if lost: raise ValueError(f"classes of the answers and of the form differ: {sorted(lost)}")
+    lost = sorted(set(form)^set(df))
+    if lost: raise ValueError(f"classes of the answers and of the form differ: {lost}")
     return check_submission(df.loc[form.index, form.columns], form)
 
 # %% ../../nbs/recipes/wildlife.ipynb #d83f93f2
@@ -451,7 +455,7 @@ def fold_photos(
     n_folds=5,       # number of folds
     seed=42,         # of the folds
 )->np.ndarray: # (N,) number of the fold of each photo, 0..n_folds-1
-    "Deal the photos of `df` into folds, whole groups and as even in the classes as they allow"
+    "Deal the photos of `df` into folds, whole groups, as even in the classes as they allow"
     groups = group_rows(df, group)
     n = groups.max()+1
     if n<n_folds: raise ValueError(f"{n} groups cannot fill {n_folds} folds")
@@ -466,8 +470,8 @@ class CrossValidation:
     settings:WildlifeSettings # how they were trained
     rows:pd.DataFrame         # the photos that were answered for, of `Competition.train`
     probs:np.ndarray          # (len(rows), n_classes) answers about them
-    test:np.ndarray           # (n_test, n_classes) answers about the test photos, mean over the networks
-    folds:pd.DataFrame        # one row a network: fold, n_train, n_valid, log_loss, accuracy, error_rate
+    test:np.ndarray           # (n_test, n_classes) answers about the test photos, mean
+    folds:pd.DataFrame        # one row a network: fold, n_train, n_valid, log_loss, accuracy...
     interp:PropertyInterpretation # of `probs`
     @property
     def expected(self):
@@ -531,9 +535,9 @@ def _never_zero(probs, n):
     return probs/probs.sum(1, keepdims=True)
 
 def _fold_answers(comp, s, df, file=None, num_workers=None, cbs=None):
-    "Answers of one network for its validation photos and for the test, kept beside the network"
+    "Answers of one network for its validation photos and for the test, kept beside it"
     key,valid = _fold_key(comp, s, df),df[df.split=='valid']
-    npz = file and file.with_name(f'{file.name}.npz')   # a name such as resnet50.a1_in1k_0 has no ending
+    npz = file and file.with_name(f'{file.name}.npz')   # resnet50.a1_in1k_0 has no ending
     kept = np.load(npz) if file and npz.exists() else {}
     if 'key' in kept and str(kept['key'])==key: return kept['valid'],kept['test']
     learn = wildlife_learner(wildlife_dls(df, comp.schema, comp.path, s, num_workers), s)
@@ -558,7 +562,7 @@ def cross_validate(
     num_workers=None,  # processes that decode; None: fastai's default
     progress=True,     # show a progress bar, in epochs?
 )->CrossValidation: # answers about training and test photos, and scores
-    "Train `n_folds` networks, each without one fold of the sites, to answer for it and for the test"
+    "Train `n_folds` networks, each without one fold, to answer for it and for the test"
     s,parts,test,folds = settings or WildlifeSettings(),[],[],[]
     check_arch(s.arch)
     n = s.freeze_epochs+s.epochs
@@ -593,7 +597,8 @@ class Entry:
 def _expected_row(name, interp, groups):
     "Name, log loss, standard error and accuracy"
     loss,error = grouped_log_loss(interp, groups)
-    return dict(model=name, log_loss=loss, standard_error=error, accuracy=interp.scores().accuracy[0])
+    accuracy = interp.scores().accuracy[0]
+    return dict(model=name, log_loss=loss, standard_error=error, accuracy=accuracy)
 
 def _write_entry(entry, folds, settings, archs):
     "Write all files of `entry`"
@@ -616,7 +621,7 @@ def enter_competition(
     num_workers=None,               # processes that decode; None: fastai's default
     progress=True,                  # show progress bars?
 )->Entry: # submission and expected scores
-    "Cross-validate each of `archs` on the competition in `path`, and write their mean into `out`"
+    "Cross-validate each of `archs` on the competition in `path`, and write their mean"
     comp = path if isinstance(path, Competition) else read_competition(path)
     s,out = settings or WildlifeSettings(),Path(out)
     for o in archs: check_arch(o)
@@ -637,14 +642,14 @@ def enter_competition(
 # %% ../../nbs/recipes/wildlife.ipynb #ab7a5b6c
 @call_parse
 def hp_wildlife(
-    path:str,                      # folder with the tables of the competition, and submission_format.csv
+    path:str,                      # folder with the tables of the competition
     out:str='wildlife',            # folder for submission, scores, pictures and networks
     archs:str='resnet34,resnet50', # timm models, averaged
     folds:int=5,                   # networks of each; 1: a single split
     epochs:int=10,                 # epochs of all layers
     freeze_epochs:int=3,           # epochs of the head alone, before
     lr:float=2e-3,                 # learning rate
-    presize:int=460,               # pixels of a side of a training photo before the augmentation
+    presize:int=460,               # pixels of a side of a training photo before augmentation
     size:int=224,                  # pixels of a side that the network sees
     bs:int=64,                     # photos in a batch
     tta:int=4,                     # augmented views of a test photo
