@@ -681,12 +681,13 @@ _SURE_UNITS = ('megadetector', 'label-studio')   # they say themselves what thei
 
 # %% ../nbs/01b_annotations.ipynb #6e51208b
 def read_annotations(
-    source,      # file or folder, or what was read from one: dict, list, DataFrame
+    source,      # file or folder, or what was read from one: dict, list, DataFrame, `Annotations`
     format=None, # one of `FORMATS`; None: told by the content
     units=None,  # 'pixels' or 'share' (0-1); None: pixels, unless they look like shares, which is refused
 )->Annotations: # photos with their boxes
     "Read boxes and labels in any of the known formats"
     _one_of('units', units, UNITS); _one_of('format', format, FORMATS)
+    if isinstance(source, Annotations): return source
     is_path = isinstance(source, (str, Path))
     name = str(source) if is_path else 'boxes'
     kind,data = _open_source(Path(source)) if is_path else _open_data(source, name)

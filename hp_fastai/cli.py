@@ -10,7 +10,7 @@ __all__ = ['CHECKPOINT', 'PAGE', 'SHOWN', 'PICTURES', 'FILES', 'is_command', 'is
            'hp_evaluate', 'hp_predict', 'demo_page', 'hp_demo']
 
 # %% ../nbs/12_cli.ipynb #856bac9a
-import argparse,ast,json,linecache,logging,os,re,sys,tempfile,traceback,warnings
+import argparse,ast,json,linecache,logging,math,os,re,sys,tempfile,traceback,warnings
 from contextlib import contextmanager, nullcontext
 from html import escape
 from pathlib import Path
@@ -99,7 +99,7 @@ def at_least(
 ):
     "Raise `ValueError` that names the first option below `least`"
     for k,v in given.items():
-        if v is None or v>=least: continue
+        if v is None or least<=v<math.inf: continue
         option = '--' + k.replace('_', '-')
         raise ValueError(f"{option} {v}: a number of at least {least} was expected")
 
@@ -172,16 +172,16 @@ def _say_reasons(res, file):
     print(res.reasons.to_string())
     print(f'row by row: {file}')
 
-def _check_sources(ann_json, sources, told, units):
-    "Raise `ValueError` with the options that take what the file has, if it has none of `sources`"
+def _read_sources(ann_json, sources, told, units):
+    "Annotations; `ValueError` with the options that take what the file has, if it has none of `sources`"
     from hp_fastai.annotations import CATEGORY, read_annotations
     anns = read_annotations(ann_json, units=units)
     lost = anns.lacking(sources)
-    if len(lost)<len(sources): return
+    if len(lost)<len(sources): return anns
     print(anns.describe())
     what = 'asked for' if told else 'of the housing passports'
     ways = ' or '.join(_ways(anns)) or 'no option, it has no label at all'
-    raise ValueError(f"{ann_json} has none of the attributes {what} ({', '.join(map(str, lost))}); "
+    raise ValueError(f"{ann_json} has none of the attributes {what} ({', '.join('the category' if o==CATEGORY else str(o) for o in lost)}); "
                      f"to take what it has: {ways}")
 
 def _ways(anns):
@@ -206,6 +206,7 @@ def hp_clip(
     frame:str=None,      # of boxes on photos that EXIF turns: stored or upright
     units:str=None,      # of the boxes: pixels, or share (0-1); default: pixels
     max_pixels:int=None, # of a photo; default: Pillow's limit
+    bands:str=None,      # of a TIFF, which are red, green and blue, '4,1,2'; default: the first three
     restart:bool=False,  # cut everything anew, instead of keeping the crops of an earlier run
     n_workers:int=None,  # processes; default: all cores
     quiet:bool=False,    # no progress bar
@@ -214,13 +215,14 @@ def hp_clip(
     quiet = no_bars(quiet)
     with users_errors(bar=not quiet):
         from hp_fastai.clip import clip_coco
+        from hp_fastai.pictures import parse_bands
         at_least(0, buffer=buffer, n_workers=n_workers); at_least(1, max_pixels=max_pixels)
         one_of(frame=(frame, 'stored', 'upright'), units=(units, 'pixels', 'share'))
         labels = _sources(category, attributes)
-        _check_sources(ann_json, labels, category or attributes, units)
-        how = dict(frame=frame, units=units, max_pixels=max_pixels, restart=restart)
+        anns = _read_sources(ann_json, labels, category or attributes, units)
+        how = dict(frame=frame, max_pixels=max_pixels, bands=parse_bands(bands), restart=restart)
         how |= dict(n_workers=n_workers, progress=not quiet, schema=_schema(schema) if schema else None)
-        res = clip_coco(img_dir, ann_json, side, out_dir, buffer=buffer, labels=labels, **how)
+        res = clip_coco(img_dir, anns, side, out_dir, buffer=buffer, labels=labels, **how)
         print(res)
         _say_reasons(res, Path(out_dir)/f'clip_report_{side}.csv')
         if res.table.empty: raise ValueError(f"no crop at all from {ann_json} and {img_dir}")
@@ -510,7 +512,8 @@ def _table_interpretation(bundle, df, img_dir, **kwargs):
     res = predict_crops(bundle, df, path=img_dir, full=True, **kwargs)
     n_lost = len(df)-len(res.table)
     if n_lost:
-        first = res.report.head(3).to_dict('records')
+        lost = res.report[res.report.dropped].head(3).itertuples()
+        first = ', '.join(f'{o.photo} ({o.reason}{o.value and ": "+str(o.value)})' for o in lost)
         raise ValueError(f"{n_lost} of {len(df)} crops cannot be read: {first}")
     columns = [[f'p_{p.name}:{c}' for c in p.classes] for p in bundle.schema]
     probs,files = [res.table[o].to_numpy() for o in columns],df.file_name.tolist()
@@ -564,6 +567,7 @@ def hp_predict(
     frame:str=None,      # of boxes on photos that EXIF turns: stored or upright
     units:str=None,      # of the boxes: pixels, or share (0-1); default: pixels
     max_pixels:int=None, # of a photo; default: Pillow's limit
+    bands:str=None,      # of a TIFF, which are red, green and blue, '4,1,2'; default: the first three
     path:str='.',        # folder that the paths in a CSV of crops start from
     bs:int=64,           # crops in a batch
     full:bool=False,     # a probability for every class, not only for the chosen one
@@ -574,12 +578,14 @@ def hp_predict(
     "Predict the properties of crops, or of the boxes in photos; a stopped run goes on"
     quiet = no_bars(quiet)
     with users_errors(bar=not quiet):
+        from hp_fastai.pictures import parse_bands
         from hp_fastai.predict import predict_crops, predict_photos
         at_least(1, bs=bs, max_pixels=max_pixels); at_least(0, buffer=buffer, n_workers=n_workers)
         one_of(frame=(frame, 'stored', 'upright'), units=(units, 'pixels', 'share'))
         common = dict(out=out, bs=bs, full=full, num_workers=n_workers)
         common |= dict(progress=not quiet, resume=not restart)
-        how = dict(buffer=buffer, frame=frame, units=units, max_pixels=max_pixels)
+        common |= dict(max_pixels=max_pixels, bands=parse_bands(bands))
+        how = dict(buffer=buffer, frame=frame, units=units)
         if boxes: res = predict_photos(bundle, photos_or_crops, boxes, **how, **common)
         else: res = predict_crops(bundle, photos_or_crops, path=path, **common)
         print(res)

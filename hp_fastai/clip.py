@@ -334,7 +334,8 @@ class ClipResult:
         return self.report.groupby('reason', sort=False).dropped.agg(rows='size', dropped='sum')
     def __repr__(self):
         read = f"{self.n_photos:,} photos and {self.n_boxes:,} boxes read"
-        look = f"; look at {self.doubt.name}, and say `frame`" if self.doubt else ''
+        how = ', and say `frame` (--frame)' if self.report.reason.eq('frame not known').any() else ''
+        look = f"; look at {self.doubt.name}{how}" if self.doubt else ''
         cut = f"{self.written:,} crops ({self.n_new:,} new), {self.dropped:,} boxes dropped"
         return f"{self.side}: {read}; {cut}{look}"
     def _repr_html_(self):
