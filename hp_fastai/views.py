@@ -51,7 +51,7 @@ def _bare(name):
 def source_names(
     names, # paths of pictures (N,)
 )->list: # (N,) the path of the photo that each was made from, without suffix
-    "What pictures were made from, by their names: copies and crops of one photo get the same one"
+    "What pictures were made from, by their names: copies of one photo get the same one"
     plain = {_SUFFIX.sub('', str(o).replace('\\', '/')) for o in names}
     bare = {o:_bare(o) for o in set(names)}
     known = plain | set(bare.values())
@@ -63,12 +63,12 @@ def source_names(
 
 # %% ../nbs/02b_views.ipynb #92ae7c04
 _TIME = re.compile(
-    r'(?<!\d)((?:19|20)\d\d)([-_.]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])'      # 2019-04-12
+    r'(?<!\d)((?:19|20)\d\d)([-_.]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])'    # 2019-04-12
     r'(?:[T _.-]{1,3}|_at_| at |)'
-    r'([01]\d|2[0-3])[-_.:hH]?([0-5]\d)(?:[-_.:m]?([0-5]\d))?'                    # 10:12:33
+    r'([01]\d|2[0-3])[-_.:hH]?([0-5]\d)(?:[-_.:m]?([0-5]\d))?'    # 10:12:33
     r'(?=\D|\d{1,6}(?!\d)|$)')
-_DIGITS = re.compile(r'\d{4}\D?\d\d\D?\d\d')                                         # may be a date
-_EPOCH = re.compile(r'(?<!\d)(1\d{9})(\d{3})?(?!\d)')                            # (milli)seconds since 1970
+_DIGITS = re.compile(r'\d{4}\D?\d\d\D?\d\d')    # may be a date
+_EPOCH = re.compile(r'(?<!\d)(1\d{9})(\d{3})?(?!\d)')    # (milli)seconds since 1970
 
 def name_time(
     name, # path of a picture
@@ -123,7 +123,7 @@ def _words(column):
 def names_group(
     column, # name of a column
 )->str|None: # the word of `GROUP_WORDS` that it is; None if it is none
-    "Does a column's name say that it is a group: a word of `GROUP_WORDS`, with an id or a number at most?"
+    "Does a column's name say that it is a group: a word of `GROUP_WORDS`, with an id at most?"
     words = [o for o in _words(column) if o not in _ID_WORDS and not o.isdigit()]
     return words[0] if len(words)==1 and words[0] in GROUP_WORDS else None
 
@@ -211,25 +211,26 @@ def link_groups(
 def _class_codes(df, schema):
     "Number of the class of each row, -1 where unknown, for each property"
     props = [p for p in schema or () if p.name in df]
-    return {p.name: pd.Categorical(label_texts(df[p.name]), p.classes).codes.astype(int) for p in props}
+    columns = {p.name: pd.Categorical(label_texts(df[p.name]), p.classes) for p in props}
+    return {k: o.codes.astype(int) for k,o in columns.items()}
 
 def _tells_label(codes, classes):
-    "Property that the groups are another name of: nearly each row lies in the one group of its class"
+    "Property that the groups are another name of: nearly each row is in the group of its class"
     for name,of in classes.items():
         known,n = of>=0,of.max(initial=-1)+1
         if n<2 or not known.any() or codes.max()>20*n: continue
         table = np.bincount(codes[known]*n + of[known], minlength=(codes.max()+1)*n).reshape(-1, n)
         table = table[:,table.any(0)]
-        together = min(table.max(0).sum(), table.max(1).sum())               # a class in its group, a group of its class
-        if table.shape[1]>1 and together >= .95*table.sum(): return name
+        best = (table==table.max(0)) & (table==table.max(1, keepdims=True)) & (table>0)
+        if table.shape[1]>1 and table[best].sum() >= .95*table.sum(): return name
 
 @dataclass
 class Grouping:
     "What `find_group` found"
-    name: str|None        # what the groups are, e.g. "column 'drive'", 'folder:1'; None: nothing found
+    name: str|None    # what the groups are, e.g. "column 'drive'", 'folder:1'; None: nothing found
     values: pd.Series|None # (N,) group of each row
     n: int                # how many groups
-    tells_views: bool     # does it tell which photos show one house? Copies of one photo do not
+    tells_views: bool    # does it tell which photos show one house? Copies of one photo do not
     candidates: pd.DataFrame # candidate, groups, verdict
     @property
     def said(self):
@@ -245,7 +246,7 @@ class Grouping:
 def crop_column(
     df:pd.DataFrame, # table
 )->str|None: # column with the path of each row's own picture
-    "Where the picture of a row is: `image_name_clip` in a table of `clip`, `file_name` once it is merged"
+    "Where the picture of a row is: `image_name_clip` in a table of `clip`, else `file_name`"
     return next((c for c in ('image_name_clip', 'file_name') if c in df), None)
 
 def _photo_codes(df):
@@ -257,7 +258,8 @@ def _photo_codes(df):
 def _filled(groups, photos):
     "`groups`, with one for each photo where there is none"
     if not groups.isna().any(): return groups
-    return groups.where(groups.notna(), pd.Series(photos, index=groups.index).map('photo {}'.format))
+    own = pd.Series(photos, index=groups.index).map('photo {}'.format)
+    return groups.where(groups.notna(), own)
 
 def _judge(groups, photos, df, classes, n_parts):
     "Codes of a candidate's `groups` and '' if they will do, else why not"
@@ -283,12 +285,12 @@ def _grouping(taken, photos, candidates):
     if taken is None: return Grouping(None, None, 0, False, candidates)
     name,groups,codes,tells = taken
     joined = 1 - (link_groups(photos, codes).max()+1)/(photos.max()+1)
-    if not name.startswith('column') and joined<.1: tells = False        # it may be by chance
+    if not name.startswith('column') and joined<.1: tells = False    # it may be by chance
     return Grouping(name, _filled(groups, photos), groups.nunique(), tells, candidates)
 
 def find_group(
     df:pd.DataFrame,    # table, with the paths in `file_name_original` or `file_name`
-    schema=None,        # its schema: label columns are no groups, and groups must not be labels
+    schema=None,    # its schema: label columns are no groups, and groups must not be labels
     n_parts:int=3,      # parts that there are to be
     img_dir=None,       # folder of the photos, to read the time of the capture from
 )->Grouping: # the first candidate that will do, and why not the others
@@ -319,7 +321,7 @@ def _thumb(file):
     try:
         data = Path(file).read_bytes()
         img = Image.open(BytesIO(data))
-        img.draft('L', (4*THUMB, 4*THUMB))                       # a JPEG decodes small at once
+        img.draft('L', (4*THUMB, 4*THUMB))    # a JPEG decodes small at once
         img = ImageOps.exif_transpose(img).convert('L')
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError): return None
     how = Image.Resampling.BOX if min(img.size)>THUMB else Image.Resampling.BILINEAR
@@ -363,7 +365,7 @@ def _next_in_row(points, n, rng, most):
     order = np.argsort(np.packbits(bits, axis=1).view('>u4').ravel(), kind='stable')
     for step in range(1, min(most, len(order)-1)+1):
         i,j = order[:-step],order[step:]
-        useful = (np.minimum(i, j)<2*n) & (i%n!=j%n)         # one of the two is not mirrored
+        useful = (np.minimum(i, j)<2*n) & (i%n!=j%n)    # one of the two is not mirrored
         i,j = i[useful],j[useful]
         near = ((points[i]-points[j])**2).sum(1)<.55**2
         yield np.stack([i[near], j[near]])
@@ -393,13 +395,13 @@ def _unit(x, least):
     return x/np.maximum(length, least)
 
 def _views(x):
-    "Brightness of `x` (..., n, n) without the mean, and its change from pixel to pixel; each of length 1"
+    "Brightness of `x` (..., n, n) without the mean, and its change, each of length 1"
     n = x.shape[-1]
     here = x[...,:-1,:-1]
     right,below = x[...,:-1,1:],x[...,1:,:-1]
     change = np.concatenate([right-here, below-here], axis=-1)
     level = x - x.mean((-2,-1), keepdims=True)
-    return _unit(level, n),_unit(change, n/2)                # a blank wall is like nothing else
+    return _unit(level, n),_unit(change, n/2)    # a blank wall is like nothing else
 
 def _compare(x, y, rows, cols):
     "Likeness (P, R, C) of the windows `rows` x `cols` of the thumbnails `x` (P, ...) to the whole of `y`"
@@ -417,7 +419,7 @@ def _refined(x, y, where, cuts):
     "Likeness of the best window of `x` near the rough one `where` (number of 9 x 9) to the whole of `y`"
     row,col = divmod(where, 9)
     rows,cols = _around(cuts, row),_around(cuts, col)
-    best = _compare(x[None], y[None], rows, cols[12:13]).argmax()    # first the rows, then the columns
+    best = _compare(x[None], y[None], rows, cols[12:13]).argmax()    # first the rows
     return _compare(x[None], y[None], rows[best:best+1], cols).max()
 
 # %% ../nbs/02b_views.ipynb #28ed84f0
