@@ -49,11 +49,12 @@ def _shares(targs, prop):
     "Share of each class among the known labels of `targs`, and how many labels are unknown"
     known = prop.known_classes(targs)
     shares = np.where(known, targs, 0).sum(0)/np.maximum(known.sum(0), 1)
-    return dict(unknown=int((~prop.known(targs)).sum()), shares={c: round(float(s), 6) for c,s in zip(prop.classes, shares)})
+    n_unknown = int((~prop.known(targs)).sum())
+    return dict(unknown=n_unknown, shares={c: round(float(s), 6) for c,s in zip(prop.classes, shares)})
 
 def data_fingerprint(
     dls:PropertyDataLoaders, # loaders of the training
-)->dict: # sha256; train, valid, test: numbers of crops; classes: by property the training shares (0-1) and the number unknown
+)->dict: # sha256; train, valid, test: numbers of crops; classes: training shares (0-1) and the number unknown
     "What the data of `dls` were: counts, class shares of the training part, and a hash of all names and targets"
     parts = {name: _part(dls, name) for name in ('train', 'valid', 'test')}
     counts = {name: len(files) for name,(files,_) in parts.items()}
@@ -80,7 +81,8 @@ def plain_json(
     if isinstance(o, (np.generic, torch.Tensor)): return plain_json(o.item() if o.ndim==0 else o.tolist())
     if isinstance(o, float) and not np.isfinite(o): return None
     if o is None or isinstance(o, (str, int, float, bool)): return o
-    raise ValueError(f"{o!r} ({type(o).__name__}) cannot be kept in a bundle; expected text, numbers, lists, dicts or tables")
+    raise ValueError(f"{o!r} ({type(o).__name__}) cannot be kept in a bundle; "
+                     "expected text, numbers, lists, dicts or tables")
 
 # %% ../nbs/10_bundle.ipynb #f909a50e
 def _bare(model):
@@ -165,9 +167,10 @@ def save_bundle(
     file,dtype = Path(file),_bundle_dtype(dtype)
     if file.suffix!='.safetensors': raise ValueError(f"{file}: a bundle's name ends in .safetensors")
     model,prep,rule,data,last = _source(learn_or_model, size, preprocessing, data)
+    created = created or datetime.now(timezone.utc).isoformat(timespec='seconds')
     meta = dict(format=BUNDLE_FORMAT, schema=model.schema.to_dict(), model=model.config, weights=model.weights,
-                preprocess=prep.to_dict(), **rule.to_dict(), scores=last if scores is None else scores, notes=notes, data=data,
-                versions=bundle_versions(), created=created or datetime.now(timezone.utc).isoformat(timespec='seconds'))
+                preprocess=prep.to_dict(), **rule.to_dict(), scores=last if scores is None else scores,
+                notes=notes, data=data, versions=bundle_versions(), created=created)
     meta,sd = plain_json(meta),_weights(model, dtype)
     meta['sha256'] = _bundle_hash(sd, meta)
     text = json.dumps(meta, ensure_ascii=False, allow_nan=False)
@@ -206,13 +209,14 @@ def safetensors_header(
 def _newer(meta, file):
     "Complain about a bundle of a later version"
     by = (meta.get('versions') or {}).get('hp_fastai', '?')
-    raise ValueError(f"{file}: bundle format {meta['format']}, written by hp_fastai {by}; this is hp_fastai {__version__}, "
-                     f"which reads up to format {BUNDLE_FORMAT}. A newer hp_fastai reads it")
+    raise ValueError(f"{file}: bundle format {meta['format']}, written by hp_fastai {by}; "
+                     f"this is hp_fastai {__version__}, which reads up to format {BUNDLE_FORMAT}. "
+                     "A newer hp_fastai reads it")
 
 def read_bundle_header(
     file, # bundle that `save_bundle` wrote
-)->dict: # format, schema, model, weights, preprocess, activation, thresh, unseen, scores, notes, data, versions, created, sha256
-    "What the bundle `file` says about itself, without loading its weights; `ValueError` if it is no bundle that can be read"
+)->dict: # format, schema, model, weights, preprocess, activation, thresh, unseen, scores, notes, data...
+    "What the bundle `file` says about itself, without loading its weights; `ValueError` if it is none"
     text = (safetensors_header(file).get('__metadata__') or {}).get('hp_fastai')
     if text is None:
         raise ValueError(f"{file}: a safetensors file, but no bundle: the metadata 'hp_fastai' is missing. "
@@ -243,7 +247,8 @@ class Bundle:
         return self.preprocessing.size
 
 # %% ../nbs/10_bundle.ipynb #6dd43a78
-_BARRED = ('weights', 'checkpoint_path', 'cache_dir', 'schema', 'size', 'num_classes', 'global_pool', 'features_only', 'in_chans')
+_BARRED = ('weights', 'checkpoint_path', 'cache_dir', 'schema', 'size', 'num_classes', 'global_pool',
+           'features_only', 'in_chans')
 
 def _is_plain(v, depth=0):
     "Is `v` a number, a word or a short list of them?"
@@ -267,13 +272,13 @@ def _config(meta, file):
 # %% ../nbs/10_bundle.ipynb #1f6de0fa
 def _spelled(sd, heads):
     "Weights `sd` with the names that `heads` have here: which of them torch refuses depends on its version"
-    keys = [k for k in sd if k.startswith('heads.')]
+    res = dict(sd)
     for name in heads:
-        ours = head_key(name)
-        plain = name if '.' not in name else None
-        theirs = next((o for o in (plain, '%'+name) if o and o!=ours and any(k.startswith(f'heads.{o}.') for k in keys)), None)
-        if theirs: sd = {k.replace(f'heads.{theirs}.', f'heads.{ours}.', 1) if k.startswith(f'heads.{theirs}.') else k: v for k,v in sd.items()}
-    return sd
+        others = [f'heads.{o}.' for o in (name, '%'+name) if o!=head_key(name) and '.' not in o]
+        for k in sd:
+            theirs = next((o for o in others if k.startswith(o)), None)
+            if theirs: res[f'heads.{head_key(name)}.{k.removeprefix(theirs)}'] = res.pop(k)
+    return res
 
 def load_weights_exactly(
     model:torch.nn.Module, # changed in place
@@ -282,13 +287,15 @@ def load_weights_exactly(
 ): # None
     "Load all tensors of `file` into `model`; raises `ValueError` where one is missing, left over or of another shape"
     sd,own = load_file(file) if sd is None else sd,model.state_dict()
-    shapes = [f'{k} {tuple(sd[k].shape)}, expected {tuple(v.shape)}' for k,v in own.items() if k in sd and sd[k].shape!=v.shape]
+    other = [k for k,v in own.items() if k in sd and sd[k].shape!=v.shape]
+    shapes = [f'{k} {tuple(sd[k].shape)}, expected {tuple(own[k].shape)}' for k in other]
     found = dict(missing=[k for k in own if k not in sd], unexpected=[k for k in sd if k not in own], shape=shapes)
     said = [f"{k}: {', '.join(v[:3])}{f' and {len(v)-3} more' if len(v)>3 else ''}" for k,v in found.items() if v]
     if said: raise ValueError(f"{file}: weights and header do not fit. {'; '.join(said)}")
     model.load_state_dict(sd)
 
-_KINDS = dict(schema=dict, model=dict, preprocess=dict, activation=dict, thresh=(int, float), scores=dict, data=dict, versions=dict, notes=str)
+_KINDS = dict(schema=dict, model=dict, preprocess=dict, activation=dict, thresh=(int, float),
+              scores=dict, data=dict, versions=dict, notes=str)
 
 def _check_fields(meta, file):
     "Complain about fields of the header that are missing or of another kind"
@@ -313,7 +320,8 @@ def _built(schema, config, meta, file):
     "`PropertyModel` of the header, without weights"
     try: return PropertyModel(schema, **config, pretrained=False)
     except (TypeError, ValueError, RuntimeError, AssertionError, KeyError) as e:
-        raise ValueError(f"{file}: timm {timm.__version__} cannot build {config} ({e}); it was saved with {meta.get('versions')}") from e
+        raise ValueError(f"{file}: timm {timm.__version__} cannot build {config} ({e}); "
+                         f"it was saved with {meta.get('versions')}") from e
 
 def load_bundle(
     file,        # bundle that `save_bundle` wrote
@@ -362,12 +370,15 @@ def _data_text(data):
 def _facts(bundle):
     "Lines of the card: what, of what, when"
     m,n,names = bundle.meta,sum(p.numel() for p in bundle.model.parameters()),bundle.schema.names
-    rest = {k: v for k,v in bundle.scores.items() if isinstance(v, (int, float)) and not any(k.startswith(f'{p}_') for p in names)}
+    numbers = {k: v for k,v in bundle.scores.items() if isinstance(v, (int, float))}
+    rest = {k: v for k,v in numbers.items() if not k.startswith(tuple(f'{p}_' for p in names))}
     versions = ', '.join(f'{k} {v}' for k,v in (m.get('versions') or {}).items())
     unseen = '; '.join(f"{k}: {', '.join(v)}" for k,v in bundle.rule.unseen().items())
-    res = dict(model=f"{m['model']['arch']}, {n/1e6:.1f} M weights, on {bundle.device}", weights=_weights_text(bundle.model.weights),
-               crops=_crops_text(bundle.preprocessing), data=_data_text(m.get('data') or {}), unseen=unseen,
-               scores=', '.join(f'{k} {v:.3f}' for k,v in rest.items()), saved=f"{m.get('created', '')}, {versions}", notes=m.get('notes') or '')
+    res = dict(model=f"{m['model']['arch']}, {n/1e6:.1f} M weights, on {bundle.device}",
+               weights=_weights_text(bundle.model.weights), crops=_crops_text(bundle.preprocessing),
+               data=_data_text(m.get('data') or {}), unseen=unseen,
+               scores=', '.join(f'{k} {v:.3f}' for k,v in rest.items()),
+               saved=f"{m.get('created', '')}, {versions}", notes=m.get('notes') or '')
     return {k: v for k,v in res.items() if v}
 
 @patch
@@ -419,4 +430,5 @@ def predict(
 )->tuple: # labels as text and probabilities (n_classes,), each a dict by property
     "Labels and probabilities of every property for one picture"
     probs = self.probs(self.preprocess(img)[None])
-    return {k: v[0] for k,v in self.decode(probs).items()}, {p.name: o[0] for p,o in zip(self.schema, probs)}
+    labels = {k: v[0] for k,v in self.decode(probs).items()}
+    return labels,{p.name: o[0] for p,o in zip(self.schema, probs)}

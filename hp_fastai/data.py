@@ -190,7 +190,8 @@ def check_arch(
     if _on_hub(arch): return
     name,_,tag = arch.partition('.')
     if not timm.is_model(name):
-        raise ValueError(f"timm has no model {arch!r}; close to it: {get_close_matches(arch, timm.list_models(), 4, .5) or 'nothing'}")
+        close = get_close_matches(arch, timm.list_models(), 4, .5)
+        raise ValueError(f"timm has no model {arch!r}; close to it: {close or 'nothing'}")
     tags = [o.partition('.')[2] for o in timm.list_pretrained(f'{name}.*')]
     if tag and tag not in tags:
         raise ValueError(f"timm has no weights {tag!r} of {name}; it has {_few(tags, 6) or 'none'}")
@@ -213,8 +214,8 @@ def _hub_config(arch):
     try: return load(name)
     except Exception as e:
         why = ' '.join(str(e).split())[:200]
-        raise RuntimeError(f"arch {arch!r}: timm cannot read what it is ({type(e).__name__}: {why}); without a network, "
-                           "name one of timm's own models and give `weights=FILE`") from e
+        raise RuntimeError(f"arch {arch!r}: timm cannot read what it is ({type(e).__name__}: {why}); "
+                           "without a network, name one of timm's own models and give `weights=FILE`") from e
 
 def hub_arguments(
     arch, # name of a timm model
@@ -650,8 +651,8 @@ def _flags(col, name):
 def _random_valid(n, valid_pct, seed):
     "Which of `n` rows are for validation, a share `valid_pct` of them"
     if not 0<valid_pct<1: raise ValueError(f"valid_pct {valid_pct!r}: a share between 0 and 1 was expected")
-    warnings.warn("valid_pct draws single crops: crops of one house or photo can be in both parts, and the scores too good; "
-                  "`split_table` keeps groups together", stacklevel=4)
+    warnings.warn("valid_pct draws single crops: crops of one house or photo can be in both parts, "
+                  "and the scores too good; `split_table` keeps groups together", stacklevel=4)
     return np.random.default_rng(seed).permutation(n) < round(n*valid_pct)
 
 def _parted(df, valid_col, valid_pct, seed):
@@ -660,8 +661,10 @@ def _parted(df, valid_col, valid_pct, seed):
     if valid_col is None and valid_pct is None:
         if 'split' in df: return df.assign(split=part_names(df['split']))
         raise KeyError(f"no column 'split' in the table; `split_table` makes it. It has {list(df.columns)}")
-    if 'split' in df: raise ValueError("the table has a column 'split' already: leave out valid_col and valid_pct, or the column")
-    if valid_col is not None and valid_pct is not None: raise ValueError("valid_col and valid_pct: one of them was expected")
+    if 'split' in df:
+        raise ValueError("the table has a column 'split' already: leave out valid_col and valid_pct, or the column")
+    if valid_col is not None and valid_pct is not None:
+        raise ValueError("valid_col and valid_pct: one of them was expected")
     if valid_col is not None: _has_column(df, valid_col)
     is_valid = _random_valid(len(df), valid_pct, seed) if valid_col is None else _flags(df[valid_col], valid_col)
     return df.assign(split=np.where(is_valid, 'valid', 'train'))
@@ -676,10 +679,12 @@ def find_crops(
     _has_column(df, file_col)
     finder = FileFinder(path, [o for o in df[file_col] if isinstance(o, str)])
     found = [finder.find(o) for o in df[file_col]]
-    lost = [f'{o} (row {i}{": "+f.note if f.note else ""})' for i,o,f in zip(df.index, df[file_col], found) if f.path is None]
+    rows = list(zip(df.index, df[file_col], found))
+    lost = [f'{o} (row {i}{": "+f.note if f.note else ""})' for i,o,f in rows if f.path is None]
     if lost: raise FileNotFoundError(f"{len(lost)} of {len(df)} crops are not in {path}: {_few(lost, 5)}")
-    mended = [f'{o!r} is {f.path!r}: {f.note}' for o,f in zip(df[file_col], found) if f.note]
-    if mended: warnings.warn(f"{len(mended)} of {len(df)} file names were mended: {_few(mended)}", stacklevel=3)
+    mended = [f'{o!r} is {f.path!r}: {f.note}' for _,o,f in rows if f.note]
+    if mended:
+        warnings.warn(f"{len(mended)} of {len(df)} file names were mended: {_few(mended)}", stacklevel=3)
     return df.assign(**{file_col: [f.path for f in found]})
 
 def check_crops(
@@ -689,7 +694,8 @@ def check_crops(
     check='headers',      # 'headers': open every picture; 'full': decode it too; False: neither
 ): # None; raises `ValueError` that names the first pictures that cannot be read
     "Open every crop of `df` once"
-    if check not in ('headers', 'full', False): raise ValueError(f"check {check!r}: 'headers', 'full' or False was expected")
+    if check not in ('headers', 'full', False):
+        raise ValueError(f"check {check!r}: 'headers', 'full' or False was expected")
     if not check: return
     rows = {}
     for i,o in df[file_col].items(): rows.setdefault(str(Path(path)/o), i)
@@ -704,6 +710,12 @@ def _loader_arguments(kwargs):
     known |= {*signature(DataLoader.__init__).parameters, *DataLoader._methods} - {'dataset', 'self', 'kwargs'}
     odd = [k for k in kwargs if k not in known]
     if odd: raise TypeError(f"from_df has no argument {odd[0]!r}, and neither has a fastai loader")
+
+def _parts_of(df):
+    "Rows of each part; there must be some to train and to validate on"
+    parts = {s: df[df['split']==s] for s in ('train', 'valid', 'test')}
+    if not (parts['train'].empty or parts['valid'].empty): return parts
+    raise ValueError(f"no rows to train or validate on: {df['split'].value_counts().to_dict()}")
 
 def _told(df, arch, preprocessing, size, buffer):
     "`Preprocessing` of new loaders, and which of its fields somebody told"
@@ -741,9 +753,7 @@ def from_df(
     _loader_arguments(kwargs)
     schema = schema or Schema.housing_passports()
     df = find_crops(_parted(df, valid_col, valid_pct, seed), path, file_col)
-    items,parts = table_items(df, schema, file_col),{s: df[df['split']==s] for s in ('train', 'valid', 'test')}
-    if parts['train'].empty or parts['valid'].empty:
-        raise ValueError(f"no rows to train or validate on: {df['split'].value_counts().to_dict()}")
+    items,parts = table_items(df, schema, file_col),_parts_of(df)
     check_crops(df, path, file_col, check)
     prep,told = _told(df, arch, preprocessing, size, buffer)
     reader = _reader(df, path, prep, file_col, cache, item_tfms)
@@ -762,7 +772,8 @@ def _resizes(t): return isinstance(t, (Resize, RandomResizedCrop, CropPad)) or h
 def _reader(df, path, prep, file_col, cache, item_tfms):
     "Reader of crops as `prep` says, or as large as they are where `item_tfms` bring them to a size"
     whole = any(map(_resizes, listify(item_tfms)))
-    if whole and cache: raise ValueError("cache: it keeps squashed crops, and item_tfms want them as large as they are; leave it out")
+    if whole and cache:
+        raise ValueError("cache: it keeps squashed crops, and item_tfms want them as large as they are; leave it out")
     if whole: return CropReader(path, None)
     return CropReader(path, prep, CropCache(cache, df, path, prep, file_col) if cache else None)
 
@@ -773,23 +784,30 @@ def _draw(wgts, replacement, n, bs):
     return dict(bs=min(bs, drawn), drop_last=drawn>bs, dl_kwargs=(draw, {}))
 
 # %% ../nbs/04_data.ipynb #8c19046c
+def _are_rows(items):
+    "Are `items` those of `table_items`?"
+    return isinstance(items, (list, L)) and len(items)>0 and isinstance(items[0], dict)
+
 def part_targets(
     dataset,       # `dls.train_ds` or `dls.valid_ds`
     schema:Schema, # its properties
 )->dict: # property name -> targets (N, n_classes) float32
     "Targets of all crops of a part, without opening a picture"
     items = dataset.items
-    if len(items) and isinstance(items, (list, L)) and isinstance(items[0], dict) and 'targets' in items[0]:
+    if _are_rows(items) and 'targets' in items[0]:
         return {p.name: np.stack([o['targets'][p.name] for o in items]) for p in schema}
-    cols = zip(schema, dataset.tls[dataset.n_inp:])
-    return {p.name: np.array([np.asarray(t) for t in tl], np.float32).reshape(-1, p.n_classes) for p,tl in cols}
+    res = {}
+    for p,tl in zip(schema, dataset.tls[dataset.n_inp:]):
+        targs = np.array([np.asarray(t) for t in tl], np.float32)
+        res[p.name] = targs.reshape(-1, p.n_classes)
+    return res
 
 def part_files(
     dataset, # `dls.train_ds` or `dls.valid_ds`
 )->list: # names of its files as the table has them; of hand-made loaders, what `get_x` gives
     "Files of all crops of a part"
     items = dataset.items
-    if len(items) and isinstance(items, (list, L)) and isinstance(items[0], dict): return [_name_of(o['file']) for o in items]
+    if _are_rows(items): return [_name_of(o['file']) for o in items]
     before,_ = _opened_by(dataset)
     getter,items = Pipeline(before),L(items, use_list=None)
     return [_name_of(getter(items[i])) for i in range(len(dataset))]
@@ -851,7 +869,8 @@ def show_crops(
     "Grid of crops with a caption under each"
     captions = [[(l, 'black') for l in c.splitlines()] if isinstance(c, str) else c for c in captions]
     nrows,lines = -(-len(imgs)//ncols),max(map(len, captions), default=1)
-    fig,axs = plt.subplots(nrows, ncols, figsize=figsize or (1.8*ncols, (1.8+.13*lines)*nrows), squeeze=False, layout='constrained')
+    figsize = figsize or (1.8*ncols, (1.8+.13*lines)*nrows)
+    fig,axs = plt.subplots(nrows, ncols, figsize=figsize, squeeze=False, layout='constrained')
     for ax in axs.flat: ax.set_axis_off()
     for img,c,ax in zip(imgs, captions, axs.flat):
         ax.imshow(_pixels(img))
@@ -902,7 +921,8 @@ def show_batch(
     try: xb,*yb = self.one_batch() if b is None else b
     finally: self.get_idxs = old
     imgs = self.decode((xb,*yb))[0][:max_n]
-    show_crops(list(imgs), [caption(self.props, [y[i].cpu() for y in yb]) for i in range(len(imgs))], ncols, figsize)
+    rows = zip(*(y[:len(imgs)].cpu() for y in yb))
+    show_crops(list(imgs), [caption(self.props, o) for o in rows], ncols, figsize)
 
 # %% ../nbs/04_data.ipynb #e5a0d6a5
 class _Lines(list):
@@ -916,11 +936,16 @@ class _Lines(list):
         _write_caption(ctx, self)
         return ctx
 
+def _written(prop, answers):
+    "Answers written as targets; -1 is no answer"
+    if prop.is_multi: return answers.float()
+    return (answers[:,None]==torch.arange(prop.n_classes, device=answers.device)).float()
+
 @patch
 def show_results(
     self:PropertyDL,
     b,            # batch `(xb, *yb)`
-    out,          # answers as `PropertyLoss.decodes` gives them: class numbers (N,), for multi (N, n_classes) bool; a tuple, one per property
+    out,          # answers as `PropertyLoss.decodes` gives them, one per property
     max_n=8,      # crops to show
     show=True,    # draw them? False: what fastai's `TensorBoardCallback` logs
     ncols=4,      # columns of the grid
@@ -929,12 +954,12 @@ def show_results(
 ): # None; for `show=False` pictures, a stand-in for the targets, pictures with captions, answers
     "Show crops with the answers `out` under them, and the truth where it is another"
     xb,*yb = b
-    out = [o.float() if p.is_multi else (o[:,None]==torch.arange(p.n_classes, device=o.device)).float()
-           for p,o in zip(self.props, tuplify(out))]             # -1, no answer: all zeros
+    out = [_written(p, o) for p,o in zip(self.props, tuplify(out))]
     imgs = L(list(self.decode((xb,*yb))[0][:max_n]))
-    lines = [_Lines(result_lines(self.props, [y[i].cpu() for y in yb], [o[i].cpu() for o in out])) for i in range(len(imgs))]
-    if show: show_crops(list(imgs), lines, ncols, figsize)
-    else: return xb,TensorCategory(0),imgs.map(lambda o: (o, _Lines())),L(lines).map(lambda o: (o,))
+    truths,said = ([o[:len(imgs)].cpu() for o in part] for part in (yb, out))
+    lines = [_Lines(result_lines(self.props, t, o)) for t,o in zip(zip(*truths), zip(*said))]
+    if not show: return xb,TensorCategory(0),imgs.map(lambda o: (o, _Lines())),L(lines).map(lambda o: (o,))
+    show_crops(list(imgs), lines, ncols, figsize)
 
 # %% ../nbs/04_data.ipynb #c71709ba
 def _is_picture(o): return isinstance(o, (str, Path, Image.Image, np.ndarray, bytes))
@@ -951,11 +976,13 @@ def test_dl(
     with_labels=False, # does the table hold labels to score against?
     **kwargs,          # more arguments of the loader: bs, num_workers...
 )->PropertyDL: # in the order of `items`
-    "Loader of `items` with the validation preprocessing; files of a table are relative to `path`, others to where you are"
+    "Loader of `items`, as at validation; a table's files are relative to `path`, others to where you are"
     if items is None: items = self.test
     if items is None: raise ValueError("these loaders hold no test part: give `items`")
     if self.hand_made: return self._hand_made_test(items, with_labels, **kwargs)
-    if isinstance(items, pd.DataFrame): items = table_items(find_crops(items, self.path, self.file_col), self.schema if with_labels else None, self.file_col)
+    if isinstance(items, pd.DataFrame):
+        found = find_crops(items, self.path, self.file_col)
+        items = table_items(found, self.schema if with_labels else None, self.file_col)
     elif with_labels: raise ValueError("with_labels=True needs a table with one column per property")
     else: items = [_crop_item(o, i) for i,o in enumerate(items)]
     return super(PropertyDataLoaders, self).test_dl(items, rm_type_tfms=0, with_labels=with_labels, **kwargs)
@@ -976,16 +1003,20 @@ def _mode(resample): return Image.Resampling(resample).name.lower()
 def _item_fields(t):
     "Fields of a `Preprocessing` that the item transform `t` stands for at validation; None: it cannot say"
     if type(t) is Resize:
-        how = 'squash' if t.method==ResizeMethod.Squish else 'crop' if t.method==ResizeMethod.Crop else _PADS.get(t.pad_mode)
+        ways = {ResizeMethod.Squish: 'squash', ResizeMethod.Crop: 'crop', ResizeMethod.Pad: _PADS.get(t.pad_mode)}
+        how = ways.get(t.method)
         return how and dict(size=_plain_size(t.size[::-1]), resize=how, interpolation=_mode(t.mode), trim=0)
     if type(t) is not RandomResizedCrop: return None
     extra = math.ceil(max(t.size)*t.val_xtra/8)*8               # as fastai counts it
     return dict(size=_plain_size(t.size[::-1]), resize='squash', interpolation=_mode(t.mode), trim=extra)
 
+def _numbers(t):
+    "The float32 numbers of a tensor as somebody would write them: 0.485"
+    return tuple(float(str(o)) for o in t.flatten().cpu().numpy())
+
 def _batch_fields(t):
     "Fields of a `Preprocessing` that the batch transform `t` stands for at validation; None: it cannot say"
-    if isinstance(t, Normalize):
-        return {k: tuple(float(str(o)) for o in getattr(t, k).flatten().cpu().numpy()) for k in ('mean', 'std')}
+    if isinstance(t, Normalize): return dict(mean=_numbers(t.mean), std=_numbers(t.std))
     if isinstance(t, Resample): return dict(resampled=t.size)
     if isinstance(t, AffineCoordTfm): return dict(resampled=_plain_size(t.size))
     if isinstance(t, RandomResizedCropGPU) and t.valid_scale==1: return dict(resampled=_plain_size(t.size))
@@ -1073,7 +1104,7 @@ def _differs(self:PropertyDataLoaders, prep, n=4):
 
 @patch
 def _take_over(self:PropertyDataLoaders, prep, normalizes):
-    "Read off what validation does, starting from `prep`, and let it do just that; the numbers of a `Normalize` are told"
+    "Read off what validation does, from `prep` on, and let it do that; `normalizes`: were its numbers told?"
     prep,told,odd = read_off(self.valid, prep)
     if not odd and self._differs(prep): odd.append('its steps together')
     told = [o for o in told if normalizes or o not in ('mean', 'std')]
@@ -1126,8 +1157,8 @@ def for_arch(
 def _other_numbers(prep, backbone):
     "What `prep` was told that the weights of `backbone` were not trained with, as text"
     own = Preprocessing.of(backbone)
-    odd = [f'{k} {getattr(prep, k)} (the weights: {getattr(own, k)})' for k in ('mean', 'std') if getattr(prep, k)!=getattr(own, k)]
-    return ', '.join(odd)
+    both = [(k, getattr(prep, k), getattr(own, k)) for k in ('mean', 'std')]
+    return ', '.join(f'{k} {a} (the weights: {b})' for k,a,b in both if a!=b)
 
 @patch
 def say_doubts(
@@ -1135,10 +1166,11 @@ def say_doubts(
     backbone=None,        # timm model that has learned before; None: from scratch
     class_weights=False,  # does the loss weigh rare classes up?
 ): # None; warns
-    "Warn of what was hardly meant: rare classes corrected twice, other numbers than the weights', validation in a way of its own"
+    "Warn of what was hardly meant: rare classes corrected twice, odd numbers, odd validation"
     if class_weights and isinstance(self.sampler, str) and self.sampler=='rarity':
-        warnings.warn("rare classes are corrected twice: sampler='rarity' draws them more often, and the loss weighs them up as well; "
-                      "leave out the sampler, or give `loss_func=PropertyLoss(dls.schema)`", stacklevel=3)
+        warnings.warn("rare classes are corrected twice: sampler='rarity' draws them more often, and the loss "
+                      "weighs them up as well; leave out the sampler, or give `loss_func=PropertyLoss(dls.schema)`",
+                      stacklevel=3)
     odd = _other_numbers(self.preprocessing, backbone) if backbone is not None else ''
     if odd: warnings.warn(f"these loaders normalise, as they were told, with {odd}", stacklevel=3)
     if not self.odd and self._differs(self.preprocessing): self.odd = ['its steps together']
@@ -1147,16 +1179,20 @@ def say_doubts(
                       "`save_bundle` will refuse. A transform of training alone has `split_idx=0`", stacklevel=3)
 
 # %% ../nbs/04_data.ipynb #35c63d13
+def _getter_name(getter):
+    "What one of fastai's getters of a target reads, or None"
+    cols = getattr(getter, 'cols', None)
+    if cols is not None and len(cols)==1: return cols[0]
+    return next((getattr(getter, k) for k in ('i', 'nm', 'named') if hasattr(getter, k)), None)
+
 def _question(tl, i):
     "Name (or None) and classes of the target that the `TfmdLists` `tl` makes"
     steps = [f for f in tl.tfms.fs if isinstance(f, Categorize)]
     if not steps or not isinstance(steps[0], (MultiCategorize, EncodedMultiCategorize)):
         what = type(steps[0]).__name__ if steps else 'no categories'
-        raise ValueError(f"target {i+1} of these loaders is made by {what}: a `MultiCategoryBlock` was expected for each property")
-    getter = tl.tfms.fs[0]
-    cols = getattr(getter, 'cols', None)
-    name = cols[0] if cols is not None and len(cols)==1 else next((getattr(getter, k) for k in ('i', 'nm') if hasattr(getter, k)), None)
-    if isinstance(getter, TargetOf): name = getter.named
+        raise ValueError(f"target {i+1} of these loaders is made by {what}: "
+                         "a `MultiCategoryBlock` was expected for each property")
+    name = _getter_name(tl.tfms.fs[0])
     return name if isinstance(name, str) else None,[label_text(o) for o in steps[0].vocab]
 
 def _guessed(dls, questions):
@@ -1164,7 +1200,8 @@ def _guessed(dls, questions):
     names = [n for n,_ in questions]
     if None in names or len({*names})<len(names):
         classes = '; '.join(', '.join(c[:4]) for _,c in questions)
-        raise ValueError(f"these loaders do not say what their {len(names)} targets are called (classes: {classes}): give `schema`")
+        raise ValueError(f"these loaders do not say what their {len(names)} targets are called "
+                         f"(classes: {classes}): give `schema`")
     multi = Schema([Property(n, c, 'multi') for n,c in questions])
     most = {n: np.nansum(t, 1).max(initial=0) for n,t in part_targets(dls.train_ds, multi).items()}
     schema = Schema([Property(n, c, 'multi' if most[n]>1 else 'exclusive') for n,c in questions])
@@ -1192,17 +1229,19 @@ def _check_hand_made(dls):
     "Complain unless `dls` are loaders of pictures that a schema can be read from"
     parts = dls.loaders[:2] if isinstance(dls, DataLoaders) else []
     if len(parts)<2 or not all(isinstance(getattr(dl, 'dataset', None), Datasets) for dl in parts):
-        raise ValueError(f"{type(dls).__name__}: fastai `DataLoaders` with a training and a validation part were expected, "
-                         "of a `DataBlock` with an `ImageBlock` and a `MultiCategoryBlock` for each property")
-    if dls.train_ds.n_inp!=1: raise ValueError(f"the loaders have {dls.train_ds.n_inp} inputs; one picture was expected")
+        raise ValueError(f"{type(dls).__name__}: fastai `DataLoaders` with a training and a validation part were "
+                         "expected, of a `DataBlock` with an `ImageBlock` and a `MultiCategoryBlock` for each property")
+    n_inp = dls.train_ds.n_inp
+    if n_inp!=1: raise ValueError(f"the loaders have {n_inp} inputs; one picture was expected")
     _,opener = _opened_by(dls.valid_ds)
     if opener is not PILImage:
-        raise ValueError(f"pictures are opened by {getattr(opener, '__name__', 'nothing')}: an `ImageBlock` of colour pictures was expected")
+        name = getattr(opener, '__name__', 'nothing')
+        raise ValueError(f"pictures are opened by {name}: an `ImageBlock` of colour pictures was expected")
 
 @patch(cls_method=True)
 def from_dls(
     cls:PropertyDataLoaders,
-    dls,                # fastai `DataLoaders` of an `ImageBlock` and one `MultiCategoryBlock` per property; left as they are
+    dls,                # fastai `DataLoaders` of a picture and a `MultiCategoryBlock` per property; left as they are
     schema:Schema=None, # properties in the order of the blocks; None: names of the columns, classes of the blocks
     buffer=None,        # context in pixels that the crops were cut with; None: not known
 )->PropertyDataLoaders: # a copy of them that knows its schema and its preprocessing
@@ -1227,8 +1266,11 @@ def from_dls(
 def _hand_made_test(self:PropertyDataLoaders, items, with_labels, **kwargs):
     "Loader of `items`: pictures as they are, all else through the getters of the `DataBlock`"
     pictures = not isinstance(items, pd.DataFrame) and not with_labels and all(map(_is_picture, items))
-    if not pictures: return super(PropertyDataLoaders, self).test_dl(items, rm_type_tfms=0, with_labels=with_labels, **kwargs)
+    if not pictures:
+        return super(PropertyDataLoaders, self).test_dl(items, rm_type_tfms=0, with_labels=with_labels, **kwargs)
     items = [_crop_item(o, i) for i,o in enumerate(items)]
-    if self.odd: raise ValueError(f"validation has steps of its own ({', '.join(self.odd)}): give rows as the `DataBlock` takes them")
+    if self.odd:
+        raise ValueError(f"validation has steps of its own ({', '.join(self.odd)}): "
+                         "give rows as the `DataBlock` takes them")
     tl = TfmdLists(items, [ReadCrop(self.reader)], split_idx=1)
     return self.valid.new(Datasets(tls=[tl]), **kwargs)

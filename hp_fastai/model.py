@@ -44,7 +44,7 @@ def _timm_model(arch, drop_path_rate, global_pool='', **kwargs):
     wishes = dict(global_pool=global_pool, drop_path_rate=drop_path_rate)
     while True:
         try: return timm.create_model(arch, num_classes=0, **wishes, **kwargs)
-        except (AssertionError, TypeError) as e:      # timm refuses a pooling with an assert, an argument with a TypeError
+        except (AssertionError, TypeError) as e:      # of a pooling, of an argument
             asserts = isinstance(e, AssertionError)
             odd = [k for k in wishes if (k=='global_pool' if asserts else k in str(e))]
             if not odd: raise
@@ -102,15 +102,18 @@ def create_backbone(
     arch = arch_name(arch)
     weights_config(arch)                                   # a model of the hub must be described
     if pooling is None: pooling = 'backbone' if pools_itself(arch, **kwargs) else 'heads'
-    if pooling not in ('backbone', 'heads'): raise ValueError(f"pooling {pooling!r}: 'backbone' or 'heads' was expected")
+    if pooling not in ('backbone', 'heads'):
+        raise ValueError(f"pooling {pooling!r}: 'backbone' or 'heads' was expected")
     build = partial(_timm_model, arch, drop_path_rate, None if pooling=='backbone' else '')
     try:
         with _loads() as found: model = build(pretrained=True, **kwargs) if pretrained else build(**kwargs)
         _check_complete(model, found)
     except (OSError, RuntimeError, ValueError) as e:
         if not pretrained: raise
-        raise RuntimeError(f"the pretrained weights of {arch} could not be loaded through timm ({type(e).__name__}: {e}). Two ways out: "
-                           "`weights=FILE` with weights that you have as .pth or .safetensors, or `pretrained=False` (--from-scratch) to train from random weights") from e
+        why = f'{type(e).__name__}: {e}'
+        raise RuntimeError(f"the pretrained weights of {arch} could not be loaded through timm ({why}). Two ways out: "
+                           "`weights=FILE` with weights that you have as .pth or .safetensors, "
+                           "or `pretrained=False` (--from-scratch) to train from random weights") from e
     model.pooling,model.made_of = pooling,dict(arch=arch, drop_path_rate=drop_path_rate, pooling=pooling, **kwargs)
     return model
 
@@ -122,12 +125,13 @@ def _unwrapped(sd):
     return sd
 
 def read_weights(
-    file, # .safetensors, or .pth/.pt/.bin/.ckpt holding a state dict, alone or under 'state_dict', 'state_dict_ema' or 'model'
+    file, # .safetensors, or .pth/.pt/.bin/.ckpt holding a state dict, alone or under a usual name
 )->dict: # parameter name -> tensor on the CPU
     "State dict of `file`, without unpickling code; raises `FileNotFoundError` or `ValueError` that names the file"
     file = Path(file)
     if not file.is_file(): raise FileNotFoundError(f"no weights at {file}")
-    try: sd = load_file(file) if file.suffix=='.safetensors' else torch.load(file, map_location='cpu', weights_only=True)
+    read = load_file if file.suffix=='.safetensors' else partial(torch.load, map_location='cpu', weights_only=True)
+    try: sd = read(file)
     except Exception as e:
         why = f'{type(e).__name__}: {str(e)[:200]}'
         raise ValueError(f"{file} is no weights file that can be read without running code ({why})") from e
@@ -138,16 +142,17 @@ def read_weights(
 
 # %% ../nbs/05_model.ipynb #7858f6a9
 def _as_timm_loads(backbone, sd):
-    "State dict of a twin of `backbone` into which timm has loaded `sd`; None where timm cannot say how the backbone was made"
+    "State dict of a twin of `backbone` into which timm has loaded `sd`; None for a backbone of unknown making"
     made = dict(getattr(backbone, 'made_of', {}))
     cfg = getattr(backbone, 'pretrained_cfg', None)
     if not made or not cfg: return None
     pool = None if made.pop('pooling')=='backbone' else ''
-    own = {k: v for k,v in dict(cfg).items() if k not in ('url', 'hf_hub_id', 'hf_hub_filename', 'file', 'source', 'custom_load')}
+    places = ('url', 'hf_hub_id', 'hf_hub_filename', 'file', 'source', 'custom_load')
+    own = {k: v for k,v in dict(cfg).items() if k not in places}
     arch = cfg.get('architecture') or made['arch']
     with _loads() as found:
-        twin = _timm_model(arch, made.pop('drop_path_rate'), pool, pretrained=True, pretrained_cfg={**own, 'state_dict': dict(sd)},
-                           **{k: v for k,v in made.items() if k!='arch'})
+        rate,_ = made.pop('drop_path_rate'),made.pop('arch')
+        twin = _timm_model(arch, rate, pool, pretrained=True, pretrained_cfg={**own, 'state_dict': dict(sd)}, **made)
     _check_complete(twin, found)
     return twin.state_dict()
 
@@ -162,7 +167,8 @@ def load_backbone(
         why = ' '.join(str(e).split())[:300]
         raise ValueError(f"{file} does not fit this backbone: {why}") from e
     own = backbone.state_dict()
-    odd = [f'{k}: {tuple(sd[k].shape)}, expected {tuple(v.shape)}' for k,v in own.items() if k in sd and sd[k].shape!=v.shape]
+    other = [k for k,v in own.items() if k in sd and sd[k].shape!=v.shape]
+    odd = [f'{k}: {tuple(sd[k].shape)}, expected {tuple(own[k].shape)}' for k in other]
     lost = [k for k in own if k not in sd and not k.startswith('head.')]
     missing,shapes = f" Missing: {_few(lost)}." if lost else '',f" Other shapes: {_few(odd)}." if odd else ''
     if odd or lost: raise ValueError(f"{file} does not fit this backbone.{missing}{shapes}")
@@ -211,7 +217,8 @@ def property_heads(
 )->tuple: # what all heads share (an `nn.Module`), and `PropertyHeads`
     "Heads for a feature map `(N, num_features, H, W)`; raises `ValueError` for a kind that does not exist"
     if head not in HEADS: raise ValueError(f"head {head!r} is none of {', '.join(HEADS)}")
-    if head=='linear' and hidden_size: raise ValueError(f"hidden_size {hidden_size}: a linear head has no hidden layer; 'norm_mlp' and 'shared' have")
+    if head=='linear' and hidden_size:
+        raise ValueError(f"hidden_size {hidden_size}: a linear head has no hidden layer; 'norm_mlp' and 'shared' have")
     shared,n = nn.Identity(),num_features
     if head=='shared':
         n = hidden_size or num_features
@@ -222,7 +229,7 @@ def property_heads(
     return shared,PropertyHeads({p.name: make(p) for p in schema})
 
 # %% ../nbs/05_model.ipynb #a6939dba
-_NON_COMMERCIAL = ('-nc', 'noncommercial', 'apple-amlr', 'seer-license')     # parts of licences that allow research alone
+_NON_COMMERCIAL = ('-nc', 'noncommercial', 'apple-amlr', 'seer-license')     # research alone
 
 def forbids_commercial_use(
     license, # as timm writes it: 'apache-2.0', 'cc-by-nc-4.0'...; None: not known
@@ -254,8 +261,9 @@ def say_license(
     name = origin.get('name')
     if not forbids_commercial_use(origin.get('license')) or name in _SAID: return
     _SAID.add(name)
-    warnings.warn(f"the weights {name} are under {origin['license']}, which forbids commercial use; a model trained from them is bound by it. "
-                  "Free ones of the size of convnextv2_tiny: convnext_tiny.in12k_ft_in1k, caformer_s18.sail_in22k_ft_in1k (apache-2.0), "
+    warnings.warn(f"the weights {name} are under {origin['license']}, which forbids commercial use; a model trained "
+                  "from them is bound by it. Free ones of the size of convnextv2_tiny: "
+                  "convnext_tiny.in12k_ft_in1k, caformer_s18.sail_in22k_ft_in1k (apache-2.0), "
                   "swin_tiny_patch4_window7_224.ms_in22k_ft_in1k (mit)", stacklevel=3)
 
 # %% ../nbs/05_model.ipynb #c3b7d661
@@ -295,7 +303,8 @@ def _sized(arch, size, kwargs):
     sides = (size, size) if isinstance(size, int) else tuple(size or own)
     if 'img_size' in kwargs or not cfg.get('fixed_input_size') or sides==tuple(own): return kwargs
     if not _takes(arch, 'img_size', size, kwargs): return kwargs
-    warnings.warn(f"{arch} is built for pictures of {sides[0]} x {sides[1]} pixels (img_size), not its own {own[0]} x {own[1]}", stacklevel=3)
+    warnings.warn(f"{arch} is built for pictures of {sides[0]} x {sides[1]} pixels (img_size), "
+                  f"not its own {own[0]} x {own[1]}", stacklevel=3)
     return {**kwargs, 'img_size': size}
 
 def _off_hub(backbone, kwargs):
@@ -321,8 +330,8 @@ def _try_size(model, arch, size):
         with torch.no_grad(): model.eval()(torch.zeros(1, 3, *sides))
     except (AssertionError, RuntimeError, ValueError) as e:
         own = model.backbone.pretrained_cfg['input_size'][-1]
-        raise ValueError(f"{arch} cannot look at {sides[0]} x {sides[1]} pixels ({str(e)[:150]}); its own size is {own}: "
-                         f"size={own} (--size {own}), or an `img_size` that fits both") from e
+        raise ValueError(f"{arch} cannot look at {sides[0]} x {sides[1]} pixels ({str(e)[:150]}); "
+                         f"its own size is {own}: size={own} (--size {own}), or an `img_size` that fits both") from e
     finally: model.train(was)
 
 # %% ../nbs/05_model.ipynb #a93941fe
@@ -333,8 +342,9 @@ def forward_features(
 )->torch.Tensor: # (N, num_features, h, w); a sequence as (N, num_features, L, 1)
     "Feature map that all heads read"
     x,b = self.backbone.forward_features(x),self.backbone
-    if self.config.get('pooling')=='backbone': return as_feature_map(b.forward_head(x, pre_logits=True), self.num_features)
-    if not isinstance(x, torch.Tensor):                # several maps (CrossViT, EfficientViM): pooled and joined by the backbone itself
+    if self.config.get('pooling')=='backbone':
+        return as_feature_map(b.forward_head(x, pre_logits=True), self.num_features)
+    if not isinstance(x, torch.Tensor):    # several maps (CrossViT, EfficientViM): pooled by the backbone itself
         b.global_pool = b.global_pool or 'avg'
         x = b.forward_head(x, pre_logits=True)
     return as_feature_map(x, self.num_features, getattr(b, 'num_prefix_tokens', 0))
@@ -381,4 +391,5 @@ def property_splitter(
     "Parameter groups for discriminative learning rates"
     names = dict(model.backbone.named_parameters())
     groups = (_timm_groups if hasattr(model.backbone, 'group_matcher') else _module_groups)(model.backbone)
-    return [[names[n] for n in g] for g in _joined(groups)] + [[p for n,p in model.named_parameters() if not n.startswith('backbone.')]]
+    heads = [p for n,p in model.named_parameters() if not n.startswith('backbone.')]
+    return [*([names[n] for n in g] for g in _joined(groups)), heads]
