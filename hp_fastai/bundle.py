@@ -338,9 +338,6 @@ def load_bundle(
     device = torch.device(device or default_device())
     return Bundle(model.eval().to(device), schema, prep, rule, meta.get('scores') or {}, meta, device, file)
 
-# %% ../nbs/10_bundle.ipynb #ff56b623
-_load_weights,_plain,_safetensors_header = load_weights_exactly,plain_json,safetensors_header    # until nobody asks for them
-
 # %% ../nbs/10_bundle.ipynb #8c4eb9f2
 def _scores_of(prop, scores):
     "Scores that belong to one property, as text"
