@@ -60,7 +60,7 @@ def _conv_block(ni, nf):
 
 # %% ../../nbs/recipes/attention.ipynb #18aecd74
 class AttentionCNN(nn.Module):
-    "Five convolution blocks with attention on the third and fourth, https://arxiv.org/abs/1804.02391; with timm's methods"
+    "Five blocks with attention on the third and fourth, https://arxiv.org/abs/1804.02391; timm's methods"
     def __init__(self,
         num_classes=1000,  # outputs; 0: no classifier
         in_chans=3,        # channels of the pictures
@@ -155,10 +155,12 @@ def attention_maps(
 )->list: # two maps (N, h, w) on the CPU, of the third and of the fourth pool; each sums to 1
     "Weights that `model` gives to the places of the pictures `x`"
     net = getattr(model, 'backbone', model)
-    if not isinstance(net, AttentionCNN): raise ValueError(f"attention maps need an `AttentionCNN`, got {type(net).__name__}")
+    if not isinstance(net, AttentionCNN):
+        raise ValueError(f"attention maps need an `AttentionCNN`, got {type(net).__name__}")
     was,_ = net.training,net.eval()
     l3,l4,g = net._pools(x.to(next(net.parameters()).device))
-    maps = [attn.weights(l, g)[:,0].cpu() for attn,l in ((net.attn3, l3), (net.attn4, l4))]
+    weights = net.attn3.weights(l3, g),net.attn4.weights(l4, g)
+    maps = [o[:,0].cpu() for o in weights]
     net.train(was)
     return maps
 
@@ -185,7 +187,8 @@ def show_attention(
         axs[0,j].imshow(img)
         for ax,amap in zip(axs[1:,j], maps): _overlay(ax, img, amap[j])
         if captions is not None: axs[0,j].set_title(captions[j], fontsize=8)
-    for ax,text in zip(axs[:,0], ('photo', *(f'{o.shape[1]} x {o.shape[2]} places' for o in maps))): ax.set_ylabel(text, fontsize=8)
+    places = [f'{o.shape[1]} x {o.shape[2]} places' for o in maps]
+    for ax,text in zip(axs[:,0], ['photo', *places]): ax.set_ylabel(text, fontsize=8)
     for ax in axs.flat: ax.set(xticks=[], yticks=[]); ax.spines[:].set_visible(False)
     plt.close(fig)
     return fig
