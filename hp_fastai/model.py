@@ -40,7 +40,7 @@ def as_feature_map(
 
 # %% ../nbs/05_model.ipynb #5545b475
 def _timm_model(arch, drop_path_rate, global_pool='', **kwargs):
-    "timm model without classifier; without stochastic depth or with its own pooling where the architecture insists"
+    "timm model without classifier; depth and pooling are its own where it insists"
     wishes = dict(global_pool=global_pool, drop_path_rate=drop_path_rate)
     while True:
         try: return timm.create_model(arch, num_classes=0, **wishes, **kwargs)
@@ -68,7 +68,7 @@ def pools_itself(
     if not _speaks_of_pooling(timm.model_entrypoint(name).__module__): return False
     with torch.device('meta'):
         try: own = timm.create_model(arch, num_classes=0, **kwargs)
-        except NotImplementedError: return False       # some want real memory; none of them is one of these
+        except NotImplementedError: return False    # wants real memory; none of those does
     return any(k.startswith(_POOL_WEIGHTS) for k in own.state_dict())
 
 # %% ../nbs/05_model.ipynb #695b2cc5
@@ -84,7 +84,9 @@ def _loads():
     try: yield found
     finally: nn.Module.load_state_dict = plain
 
-def _few(names): return ', '.join(names[:4]) + (f' and {len(names)-4} more' if len(names)>4 else '')
+def _few(names):
+    more = f' and {len(names)-4} more' if len(names)>4 else ''
+    return ', '.join(names[:4])+more
 
 def _check_complete(model, found):
     "Complain about weights of `model` that were not loaded"
@@ -92,29 +94,32 @@ def _check_complete(model, found):
     if lost: raise ValueError(f"they do not fit this backbone. Missing: {_few(lost)}")
 
 def create_backbone(
-    arch,               # name of a timm model, with or without the tag of its weights; or 'hf_hub:...'
+    arch,               # timm model, perhaps with the tag of its weights; or 'hf_hub:...'
     pretrained=True,    # download its weights through timm?
-    drop_path_rate=.25, # stochastic depth, 0-1 (HPv2: 0.25); left out where the architecture has none
-    pooling=None,       # 'backbone' or 'heads'; None: the backbone's where that has weights, see `pools_itself`
+    drop_path_rate=.25, # stochastic depth, 0-1 (HPv2: 0.25), if the architecture has it
+    pooling=None,       # 'backbone' or 'heads'; None: 'backbone' where it `pools_itself`
     **kwargs,           # the architecture's own arguments: img_size, pad_type, in_chans...
 )->nn.Module: # timm model without classifier and, for 'heads', without pooling
-    "timm backbone `arch`; raises `ValueError` for an unknown name, `RuntimeError` where the weights cannot be had"
+    "timm backbone; unknown name: `ValueError`; weights not to be had: `RuntimeError`"
     arch = arch_name(arch)
-    weights_config(arch)                                   # a model of the hub must be described
+    weights_config(arch)                          # a model of the hub must be described
     if pooling is None: pooling = 'backbone' if pools_itself(arch, **kwargs) else 'heads'
     if pooling not in ('backbone', 'heads'):
         raise ValueError(f"pooling {pooling!r}: 'backbone' or 'heads' was expected")
     build = partial(_timm_model, arch, drop_path_rate, None if pooling=='backbone' else '')
+    told = dict(pretrained=True) if pretrained else {}
     try:
-        with _loads() as found: model = build(pretrained=True, **kwargs) if pretrained else build(**kwargs)
+        with _loads() as found: model = build(**told, **kwargs)
         _check_complete(model, found)
     except (OSError, RuntimeError, ValueError) as e:
         if not pretrained: raise
         why = f'{type(e).__name__}: {e}'
-        raise RuntimeError(f"the pretrained weights of {arch} could not be loaded through timm ({why}). Two ways out: "
-                           "`weights=FILE` with weights that you have as .pth or .safetensors, "
-                           "or `pretrained=False` (--from-scratch) to train from random weights") from e
-    model.pooling,model.made_of = pooling,dict(arch=arch, drop_path_rate=drop_path_rate, pooling=pooling, **kwargs)
+        ways = ("`weights=FILE` with weights that you have as .pth or .safetensors, "
+                "or `pretrained=False` (--from-scratch) to train from random weights")
+        raise RuntimeError(f"the pretrained weights of {arch} could not be loaded through "
+                           f"timm ({why}). Two ways out: {ways}") from e
+    made = dict(arch=arch, drop_path_rate=drop_path_rate, pooling=pooling, **kwargs)
+    model.pooling,model.made_of = pooling,made
     return model
 
 # %% ../nbs/05_model.ipynb #1f8b3991
@@ -127,32 +132,36 @@ def _unwrapped(sd):
 def read_weights(
     file, # .safetensors, or .pth/.pt/.bin/.ckpt holding a state dict, alone or under a usual name
 )->dict: # parameter name -> tensor on the CPU
-    "State dict of `file`, without unpickling code; raises `FileNotFoundError` or `ValueError` that names the file"
+    "State dict of `file`, without unpickling code; its errors name the file"
     file = Path(file)
     if not file.is_file(): raise FileNotFoundError(f"no weights at {file}")
-    read = load_file if file.suffix=='.safetensors' else partial(torch.load, map_location='cpu', weights_only=True)
+    read = partial(torch.load, map_location='cpu', weights_only=True)
+    if file.suffix=='.safetensors': read = load_file
     try: sd = read(file)
     except Exception as e:
         why = f'{type(e).__name__}: {str(e)[:200]}'
-        raise ValueError(f"{file} is no weights file that can be read without running code ({why})") from e
+        raise ValueError(f"{file} is no weights file that can be read "
+                         f"without running code ({why})") from e
     sd = _unwrapped(sd)
-    if not (isinstance(sd, dict) and sd and all(isinstance(o, torch.Tensor) for o in sd.values())):
+    full = isinstance(sd, dict) and sd
+    if not (full and all(isinstance(o, torch.Tensor) for o in sd.values())):
         raise ValueError(f"{file} holds no state dict (parameter name -> tensor)")
     return {k.removeprefix('module.'):v for k,v in sd.items()}
 
 # %% ../nbs/05_model.ipynb #7858f6a9
 def _as_timm_loads(backbone, sd):
-    "State dict of a twin of `backbone` into which timm has loaded `sd`; None for a backbone of unknown making"
+    "`sd` as timm loads it into a twin of `backbone`; None for one of unknown making"
     made = dict(getattr(backbone, 'made_of', {}))
     cfg = getattr(backbone, 'pretrained_cfg', None)
     if not made or not cfg: return None
     pool = None if made.pop('pooling')=='backbone' else ''
     places = ('url', 'hf_hub_id', 'hf_hub_filename', 'file', 'source', 'custom_load')
     own = {k: v for k,v in dict(cfg).items() if k not in places}
+    own['state_dict'] = dict(sd)
     arch = cfg.get('architecture') or made['arch']
     with _loads() as found:
         rate,_ = made.pop('drop_path_rate'),made.pop('arch')
-        twin = _timm_model(arch, rate, pool, pretrained=True, pretrained_cfg={**own, 'state_dict': dict(sd)}, **made)
+        twin = _timm_model(arch, rate, pool, pretrained=True, pretrained_cfg=own, **made)
     _check_complete(twin, found)
     return twin.state_dict()
 
@@ -160,7 +169,7 @@ def load_backbone(
     backbone:nn.Module, # of `create_backbone`, changed in place
     file,               # weights of the same architecture; a classifier in them is left out
 )->nn.Module: # the same backbone
-    "Load `file` into `backbone`; raises `ValueError` where a weight of the backbone is missing or has another shape"
+    "Load `file` into `backbone`; weights missing or of another shape: `ValueError`"
     sd = read_weights(file)
     try: sd = _as_timm_loads(backbone, sd) or sd
     except (RuntimeError, ValueError, KeyError, IndexError, AttributeError, TypeError) as e:
@@ -170,7 +179,8 @@ def load_backbone(
     other = [k for k,v in own.items() if k in sd and sd[k].shape!=v.shape]
     odd = [f'{k}: {tuple(sd[k].shape)}, expected {tuple(own[k].shape)}' for k in other]
     lost = [k for k in own if k not in sd and not k.startswith('head.')]
-    missing,shapes = f" Missing: {_few(lost)}." if lost else '',f" Other shapes: {_few(odd)}." if odd else ''
+    missing = f" Missing: {_few(lost)}." if lost else ''
+    shapes = f" Other shapes: {_few(odd)}." if odd else ''
     if odd or lost: raise ValueError(f"{file} does not fit this backbone.{missing}{shapes}")
     backbone.load_state_dict({k:v for k,v in sd.items() if k in own}, strict=False)
     return backbone
@@ -182,7 +192,8 @@ def head_key(
     name, # of a property
 )->str: # itself, or, where torch would refuse it, another with percent signs
     "Name of the weights of the head of the property `name`"
-    if name and '.' not in name and name[0]!='%' and not hasattr(_PLAIN_DICT, name): return name
+    plain = name and '.' not in name and name[0]!='%'
+    if plain and not hasattr(_PLAIN_DICT, name): return name
     return '%'+name.replace('%', '%25').replace('.', '%2E')
 
 def _property_of(key):
@@ -213,23 +224,25 @@ def property_heads(
     num_features:int, # channels of the feature map
     head='norm_mlp',  # one of `HEADS`
     drop_rate=.5,     # dropout before each linear layer, 0-1 (HPv2: 0.5)
-    hidden_size=None, # units of the hidden layer; None: none for 'norm_mlp', `num_features` for 'shared'
+    hidden_size=None, # hidden units; None: none for 'norm_mlp', `num_features` for 'shared'
 )->tuple: # what all heads share (an `nn.Module`), and `PropertyHeads`
-    "Heads for a feature map `(N, num_features, H, W)`; raises `ValueError` for a kind that does not exist"
+    "Heads for a feature map `(N, num_features, H, W)`; an unknown kind: `ValueError`"
     if head not in HEADS: raise ValueError(f"head {head!r} is none of {', '.join(HEADS)}")
     if head=='linear' and hidden_size:
-        raise ValueError(f"hidden_size {hidden_size}: a linear head has no hidden layer; 'norm_mlp' and 'shared' have")
+        raise ValueError(f"hidden_size {hidden_size}: a linear head has no hidden layer; "
+                         "'norm_mlp' and 'shared' have")
     shared,n = nn.Identity(),num_features
     if head=='shared':
         n = hidden_size or num_features
         shared = NormMlpClassifierHead(num_features, 0, n, act_layer='gelu')
-    make = dict(norm_mlp=lambda p: NormMlpClassifierHead(n, p.n_classes, hidden_size, drop_rate=drop_rate),
-                linear=lambda p: ClassifierHead(n, p.n_classes, drop_rate=drop_rate),
-                shared=lambda p: nn.Sequential(nn.Dropout(drop_rate), nn.Linear(n, p.n_classes)))[head]
-    return shared,PropertyHeads({p.name: make(p) for p in schema})
+    own = dict(hidden_size=hidden_size, drop_rate=drop_rate)
+    make = dict(norm_mlp=lambda k: NormMlpClassifierHead(n, k, **own),
+                linear=lambda k: ClassifierHead(n, k, drop_rate=drop_rate),
+                shared=lambda k: nn.Sequential(nn.Dropout(drop_rate), nn.Linear(n, k)))[head]
+    return shared,PropertyHeads({p.name: make(p.n_classes) for p in schema})
 
 # %% ../nbs/05_model.ipynb #a6939dba
-_NON_COMMERCIAL = ('-nc', 'noncommercial', 'apple-amlr', 'seer-license')     # research alone
+_NON_COMMERCIAL = ('-nc', 'noncommercial', 'apple-amlr', 'seer-license')  # research alone
 
 def forbids_commercial_use(
     license, # as timm writes it: 'apache-2.0', 'cc-by-nc-4.0'...; None: not known
@@ -247,7 +260,8 @@ def weights_origin(
     cfg = dict(getattr(backbone, 'pretrained_cfg', None) or {})
     if weights is not None:
         file = Path(weights)
-        return dict(origin='file', name=file.name, sha256=hashlib.sha256(file.read_bytes()).hexdigest(), license=None)
+        sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+        return dict(origin='file', name=file.name, sha256=sha256, license=None)
     if not pretrained: return dict(origin='random', name=None, license=None)
     name = '.'.join(o for o in (cfg.get('architecture') or arch, cfg.get('tag')) if o)
     return dict(origin='timm', name=name, license=cfg.get('license'), hub=cfg.get('hf_hub_id'))
@@ -261,8 +275,9 @@ def say_license(
     name = origin.get('name')
     if not forbids_commercial_use(origin.get('license')) or name in _SAID: return
     _SAID.add(name)
-    warnings.warn(f"the weights {name} are under {origin['license']}, which forbids commercial use; a model trained "
-                  "from them is bound by it. Free ones of the size of convnextv2_tiny: "
+    warnings.warn(f"the weights {name} are under {origin['license']}, "
+                  "which forbids commercial use; a model trained from them is bound by it. "
+                  "Free ones of the size of convnextv2_tiny: "
                   "convnext_tiny.in12k_ft_in1k, caformer_s18.sail_in22k_ft_in1k (apache-2.0), "
                   "swin_tiny_patch4_window7_224.ms_in22k_ft_in1k (mit)", stacklevel=3)
 
@@ -278,26 +293,28 @@ class PropertyModel(nn.Module):
         drop_path_rate=.25,     # stochastic depth of the backbone, 0-1 (HPv2: 0.25)
         head='norm_mlp',        # 'norm_mlp' (HPv2), 'linear' or 'shared', see `property_heads`
         hidden_size=None,       # units of the heads' hidden layer, see `property_heads`
-        size=None,              # pixels of a side that it will see, or (height, width); None: the architecture's own
+        size=None,              # pixels of a side, or (height, width); None: `arch`'s own
         pooling=None,           # 'backbone' or 'heads', see `create_backbone`
         **kwargs,               # the architecture's own arguments: img_size, pad_type...
     ):
         super().__init__()
         self.schema,arch = schema,arch_name(arch)
         kwargs = {**hub_arguments(arch), **_sized(arch, size, kwargs)}
-        self.backbone = b = create_backbone(arch, pretrained and weights is None, drop_path_rate, pooling, **kwargs)
+        loads = pretrained and weights is None
+        b = create_backbone(arch, loads, drop_path_rate, pooling, **kwargs)
+        self.backbone = b
         if weights is not None: load_backbone(b, weights)
         self.weights = weights_origin(b, arch, pretrained, weights)
         name,kwargs = (arch, kwargs) if ':' not in arch else _off_hub(b, kwargs)
-        self.config = dict(arch=name, drop_rate=drop_rate, drop_path_rate=drop_path_rate, head=head,
-                           hidden_size=hidden_size, pooling=b.pooling, **kwargs)
-        self.num_features = b.num_features
-        self.shared,self.heads = property_heads(schema, self.num_features, head, drop_rate, hidden_size)
+        self.config = dict(arch=name, drop_rate=drop_rate, drop_path_rate=drop_path_rate,
+                           head=head, hidden_size=hidden_size, pooling=b.pooling, **kwargs)
+        self.num_features = n = b.num_features
+        self.shared,self.heads = property_heads(schema, n, head, drop_rate, hidden_size)
         if size is not None: _try_size(self, arch, size)
 
 # %% ../nbs/05_model.ipynb #7cb5a7f6
 def _sized(arch, size, kwargs):
-    "`kwargs` with the `img_size` that an architecture for one size needs to see pictures of `size`"
+    "`kwargs` with the `img_size` that an architecture for one size needs for `size`"
     cfg = weights_config(arch)
     own = cfg.get('input_size', (3, 224, 224))[1:]
     sides = (size, size) if isinstance(size, int) else tuple(size or own)
@@ -310,15 +327,17 @@ def _sized(arch, size, kwargs):
 def _off_hub(backbone, kwargs):
     "Architecture and arguments by which a model of the hub can be built again without it"
     size = getattr(getattr(backbone, 'patch_embed', None), 'img_size', None)
-    return backbone.pretrained_cfg['architecture'],{**kwargs, **({'img_size': tuple(size)} if size else {})}
+    if size: kwargs = {**kwargs, 'img_size': tuple(size)}
+    return backbone.pretrained_cfg['architecture'],dict(kwargs)
 
 def _takes(arch, name, value, kwargs):
     "Does timm build `arch` with the argument `name`?"
+    kwargs = {**kwargs, name: value}
     try:
-        with torch.device('meta'): timm.create_model(arch, num_classes=0, **{**kwargs, name: value})
+        with torch.device('meta'): timm.create_model(arch, num_classes=0, **kwargs)
     except NotImplementedError: return True
     except TypeError as e: return name not in str(e)
-    except Exception: return True                   # what is wrong with it, the real one will say
+    except Exception: return True        # what is wrong with it, the real one will say
     return True
 
 def _try_size(model, arch, size):
@@ -331,7 +350,8 @@ def _try_size(model, arch, size):
     except (AssertionError, RuntimeError, ValueError) as e:
         own = model.backbone.pretrained_cfg['input_size'][-1]
         raise ValueError(f"{arch} cannot look at {sides[0]} x {sides[1]} pixels ({str(e)[:150]}); "
-                         f"its own size is {own}: size={own} (--size {own}), or an `img_size` that fits both") from e
+                         f"its own size is {own}: size={own} (--size {own}), "
+                         "or an `img_size` that fits both") from e
     finally: model.train(was)
 
 # %% ../nbs/05_model.ipynb #a93941fe
@@ -344,7 +364,7 @@ def forward_features(
     x,b = self.backbone.forward_features(x),self.backbone
     if self.config.get('pooling')=='backbone':
         return as_feature_map(b.forward_head(x, pre_logits=True), self.num_features)
-    if not isinstance(x, torch.Tensor):    # several maps (CrossViT, EfficientViM): pooled by the backbone itself
+    if not isinstance(x, torch.Tensor):    # several maps (CrossViT), pooled by the backbone
         b.global_pool = b.global_pool or 'avg'
         x = b.forward_head(x, pre_logits=True)
     return as_feature_map(x, self.num_features, getattr(b, 'num_prefix_tokens', 0))
@@ -360,36 +380,39 @@ def forward(
 
 # %% ../nbs/05_model.ipynb #19696952
 def _timm_groups(backbone):
-    "Names of the parameters of the stem and of each stage, as timm groups them; the unplaced ones with the last stage"
+    "Names of parameters by stage, as timm groups them; unplaced ones with the last"
     names = [*dict(backbone.named_parameters()), '']
     try: matcher = backbone.group_matcher(coarse=True)
-    except AssertionError: matcher = backbone.group_matcher(coarse=False)          # RDNet has no coarse one
-    groups = list(group_parameters(SimpleNamespace(named_parameters=lambda: zip(names, names)), matcher).values())
+    except AssertionError: matcher = backbone.group_matcher(coarse=False)  # RDNet
+    named = SimpleNamespace(named_parameters=lambda: zip(names, names))
+    groups = list(group_parameters(named, matcher).values())
     return [*groups[:-2], groups[-2]+[n for n in groups[-1] if n]]
 
 # %% ../nbs/05_model.ipynb #8f60b643
 def _module_groups(backbone):
-    "Names of the parameters of the stem and of each member of a list of modules; what follows a stage belongs to it"
-    groups,stage = {},''
+    "Names of parameters by member of a list of modules; what follows one belongs to it"
+    groups,stage,lists = {},'',(nn.Sequential, nn.ModuleList)
     for n,_ in backbone.named_parameters():
         a,b,*_ = n.split('.')+['']
-        if a!='head' and isinstance(getattr(backbone, a), (nn.Sequential, nn.ModuleList)): stage = f'{a}.{b}'
+        if a!='head' and isinstance(getattr(backbone, a), lists): stage = f'{a}.{b}'
         groups.setdefault(stage, []).append(n)
     return list(groups.values())
 
 # %% ../nbs/05_model.ipynb #1311aa04
 def _joined(groups, n_max=8, n=4):
-    "`groups` as they are, or, where they are more than `n_max`, the first one and the others in `n` parts"
+    "`groups`; if they are more than `n_max`, the first one and the others in `n` parts"
     if len(groups)<=n_max: return groups
     rest,cuts = groups[1:],[round(i*(len(groups)-1)/n) for i in range(n+1)]
     return [groups[0], *(sum(rest[a:b], []) for a,b in zip(cuts, cuts[1:]))]
 
 # %% ../nbs/05_model.ipynb #8ea14515
 def property_splitter(
-    model:PropertyModel, # or any module with `backbone` (timm); all that is outside it counts as heads
+    model:PropertyModel, # or any module with `backbone` (timm); all outside it is heads
 )->list: # lists of parameters: stem, stages..., heads
     "Parameter groups for discriminative learning rates"
-    names = dict(model.backbone.named_parameters())
-    groups = (_timm_groups if hasattr(model.backbone, 'group_matcher') else _module_groups)(model.backbone)
+    backbone = model.backbone
+    names = dict(backbone.named_parameters())
+    by_stage = _timm_groups if hasattr(backbone, 'group_matcher') else _module_groups
+    groups = by_stage(backbone)
     heads = [p for n,p in model.named_parameters() if not n.startswith('backbone.')]
     return [*([names[n] for n in g] for g in _joined(groups)), heads]
