@@ -84,6 +84,7 @@ class PropertyInterpretation:
         self.schema,self.thresh = schema,thresh
         self.probs,self.targs = _tensors(schema, probs, 'probs'),_tensors(schema, targs, 'targs')
         self._check_lengths(files)
+        self.files = None if files is None else list(files)
         self.items = None if files is None else [dict(file=f, row=i) for i,f in enumerate(files)]
         self.reader,self.dl,self.views = CropReader(path, size),None,{}
         self._answer(losses)
@@ -145,9 +146,14 @@ def from_learner(
     losses = _training_losses(learn, logits, targs) if weighted else None
     res = cls(schema, (act or rule.activation)(logits), targs, thresh=rule.thresh, losses=losses)
     if isinstance(f, PropertyLoss) and res.known.any(): res.loss = f(logits, *targs).item()
-    items = getattr(dl.dataset, 'items', range(len(res)))
-    res.dl,res.items = dl,list(items)
+    res.dl,(res.items,res.files) = dl,_items_and_files(dl.dataset, len(res))
     return res
+
+def _items_and_files(dataset, n):
+    "The `n` items of a loader's dataset, of a table its rows, and the names of their files"
+    items = L(getattr(dataset, 'items', range(n)), use_list=None)
+    items = [items[i] for i in range(n)]
+    return items,part_files(dataset) if hasattr(dataset, 'tls') else list(map(str, items))
 
 # %% ../nbs/09_interpret.ipynb #a08b2d57
 @patch
@@ -560,16 +566,12 @@ def __getitem__(self:PropertyView, idxs):
     return [[self.picture(i) for i in idxs], *values]
 
 # %% ../nbs/09_interpret.ipynb #bad87fa5
-def _file_of(item):
-    "File of an item of a loader"
-    return item.get('file') if isinstance(item, dict) else str(item)
-
 @patch
 def table(
     self:PropertyInterpretation,
 )->pd.DataFrame: # file (where known), per property NAME (truth), NAME_answer, NAME_prob, NAME_loss; loss
     "One row per crop: truth, answer, its probability and loss of every property; their sum"
-    cols = {} if self.items is None else dict(file=[_file_of(o) for o in self.items])
+    cols = {} if self.files is None else dict(file=self.files)
     for i,p in enumerate(self.schema):
         said,n = self.said[i],p.name
         cols |= {n: p.decode(self.targs[i]), f'{n}_answer': p.decode(said)}
