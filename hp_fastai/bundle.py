@@ -12,6 +12,7 @@ __all__ = ['BUNDLE_FORMAT', 'DTYPES', 'data_fingerprint', 'bundle_versions', 'pl
 import hashlib,html,json,platform,re,struct
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 import fastai,timm,torch
 import numpy as np
@@ -42,7 +43,8 @@ def _data_hash(parts, schema):
     for part,(files,targs) in parts.items():
         for i,file in enumerate(files):
             res.update(f'{file}\0{part}\0'.encode())
-            for p in schema: res.update(np.ascontiguousarray(targs[p.name][i], '<f4').tobytes())
+            rows = [np.ascontiguousarray(targs[p.name][i], '<f4') for p in schema]
+            for row in rows: res.update(row.tobytes())
     return res.hexdigest()
 
 def _shares(targs, prop):
@@ -50,15 +52,17 @@ def _shares(targs, prop):
     known = prop.known_classes(targs)
     shares = np.where(known, targs, 0).sum(0)/np.maximum(known.sum(0), 1)
     n_unknown = int((~prop.known(targs)).sum())
-    return dict(unknown=n_unknown, shares={c: round(float(s), 6) for c,s in zip(prop.classes, shares)})
+    shares = {c: round(float(s), 6) for c,s in zip(prop.classes, shares)}
+    return dict(unknown=n_unknown, shares=shares)
 
 def data_fingerprint(
     dls:PropertyDataLoaders, # loaders of the training
-)->dict: # sha256; train, valid, test: numbers of crops; classes: training shares (0-1) and the number unknown
-    "What the data of `dls` were: counts, class shares of the training part, and a hash of all names and targets"
+)->dict: # sha256; train, valid, test: crops; classes: training shares (0-1), number unknown
+    "What the data of `dls` were: counts, training shares, a hash of all names and targets"
     parts = {name: _part(dls, name) for name in ('train', 'valid', 'test')}
     counts = {name: len(files) for name,(files,_) in parts.items()}
-    classes = {p.name: _shares(parts['train'][1][p.name], p) for p in dls.schema} if counts['train'] else {}
+    classes,targs = {},parts['train'][1]
+    if counts['train']: classes = {p.name: _shares(targs[p.name], p) for p in dls.schema}
     return dict(sha256=_data_hash(parts, dls.schema), **counts, classes=classes)
 
 # %% ../nbs/10_bundle.ipynb #4d1c5a54
@@ -67,18 +71,18 @@ BUNDLE_FORMAT = 2          # version of the header; a reader refuses a newer one
 def bundle_versions(
 )->dict: # name -> version
     "Versions of the packages that a bundle depends on"
-    own = dict(hp_fastai=__version__, torch=torch.__version__, timm=timm.__version__, fastai=fastai.__version__)
-    return {**own, 'python': platform.python_version()}
+    return dict(hp_fastai=__version__, torch=torch.__version__, timm=timm.__version__,
+                fastai=fastai.__version__, python=platform.python_version())
 
 # %% ../nbs/10_bundle.ipynb #7706885a
 def plain_json(
     o, # text, numbers, lists, dicts, tables, arrays, tensors
 ): # the same of what JSON has
-    "`o` as JSON can hold it: numpy and torch scalars as numbers, NaN as None, tables as lists of rows"
+    "`o` as JSON can hold it: scalars as numbers, NaN as None, tables as lists of rows"
     if isinstance(o, pd.DataFrame): o = o.to_dict('records')
     if isinstance(o, dict): return {str(k): plain_json(v) for k,v in o.items()}
     if isinstance(o, (list, tuple, set, np.ndarray)): return [plain_json(v) for v in o]
-    if isinstance(o, (np.generic, torch.Tensor)): return plain_json(o.item() if o.ndim==0 else o.tolist())
+    if isinstance(o, (np.generic, torch.Tensor)): return plain_json(o.tolist())
     if isinstance(o, float) and not np.isfinite(o): return None
     if o is None or isinstance(o, (str, int, float, bool)): return o
     raise ValueError(f"{o!r} ({type(o).__name__}) cannot be kept in a bundle; "
@@ -97,7 +101,8 @@ def _bare(model):
 def _last_scores(learn):
     "Scores of the last epoch that `learn` has logged"
     rows = getattr(getattr(learn, 'history', None), 'rows', None)
-    return {k: v for k,v in rows[-1].items() if k not in ('epoch', 'lr', 'time')} if rows else {}
+    if not rows: return {}
+    return {k: v for k,v in rows[-1].items() if k not in ('epoch', 'lr', 'time')}
 
 def _rule(schema, learn=None):
     "How logits become answers: by the learner's rule, or by the plain one"
@@ -109,12 +114,14 @@ def _rule(schema, learn=None):
 DTYPES = dict(float32=torch.float32, float16=torch.float16, bfloat16=torch.bfloat16)
 
 def _weights(model, dtype):
-    "State dict of `model` for saving: on the CPU, contiguous, every tensor on its own; floats as `dtype`"
+    "State dict of `model` on the CPU, every tensor on its own; floats as `dtype`"
     res = {}
     for k,v in model.state_dict().items():
-        v = v.detach().to('cpu', dtype if dtype and v.is_floating_point() else v.dtype, copy=True)
+        kind = dtype if dtype and v.is_floating_point() else v.dtype
+        v = v.detach().to('cpu', kind, copy=True)
         if v.is_floating_point() and not v.isfinite().all():
-            raise ValueError(f"weight {k!r} holds NaN or infinite numbers" + (f" as {dtype}" if dtype else ''))
+            as_what = f" as {dtype}" if dtype else ''
+            raise ValueError(f"weight {k!r} holds NaN or infinite numbers{as_what}")
         res[k] = v.contiguous()
     return res
 
@@ -130,23 +137,28 @@ def _model_preprocessing(model, size, preprocessing):
     if preprocessing is not None:
         if size in (None, preprocessing.size): return preprocessing
         raise ValueError(f"size {size}: the preprocessing has {preprocessing.size} pixels a side")
-    if size is None: raise ValueError("a bare model does not know its crops: say `size`, in pixels of a side")
+    if size is None:
+        raise ValueError("a bare model does not know its crops: say `size`, in pixels of a side")
     return Preprocessing.of(model.backbone, size=size)
 
 def _learner_preprocessing(learn, size, preprocessing):
-    "How the learner's validation prepares crops; raises `ValueError` where that cannot be repeated"
+    "How the learner's validation prepares crops; `ValueError` where that cannot be repeated"
     own,odd = learn.dls.preprocessing,learn.dls.odd
-    if odd: raise ValueError(f"validation prepares pictures with {', '.join(odd)}, which a bundle cannot repeat: "
-                             "give it `split_idx=0`, so that it is of training alone")
-    if size not in (None, own.size): raise ValueError(f"size {size}: the learner's crops have {own.size} pixels a side")
+    if odd:
+        raise ValueError(f"validation prepares pictures with {', '.join(odd)}, "
+                         "which a bundle cannot repeat: "
+                         "give it `split_idx=0`, so that it is of training alone")
+    if size not in (None, own.size):
+        raise ValueError(f"size {size}: the learner's crops have {own.size} pixels a side")
     if preprocessing in (None, own): return own
     raise ValueError(f"preprocessing {preprocessing}: the learner has its own, {own}")
 
 def _source(learn_or_model, size, preprocessing, data):
-    "Model, preprocessing, rule, data fingerprint and scores of a learner or of a bare model"
+    "Model, preprocessing, rule, data fingerprint and scores of a learner or a bare model"
     if not hasattr(learn_or_model, 'dls'):
         model = _bare(learn_or_model)
-        return model,_model_preprocessing(model, size, preprocessing),_rule(model.schema),data or {},{}
+        prep = _model_preprocessing(model, size, preprocessing)
+        return model,prep,_rule(model.schema),data or {},{}
     learn,model = learn_or_model,_bare(learn_or_model.model)
     prep = _learner_preprocessing(learn, size, preprocessing)
     data = data_fingerprint(learn.dls) if data is None else data
@@ -158,27 +170,32 @@ def save_bundle(
     scores=None,    # dict of scores, may be nested; None: those of the learner's last epoch
     notes='',       # anything the next reader should know
     size=None,      # pixels of a side that a bare model is fed; a learner knows
-    data=None,      # dict that tells what it was trained on; None: `data_fingerprint` of the learner
+    data=None,      # dict that tells what it was trained on; None: `data_fingerprint`
     dtype=None,     # 'float16' or 'bfloat16' for half the file; None: as the model has them
-    created=None,   # time as text; None: now, UTC. A fixed one gives the same bytes for the same model
-    preprocessing=None, # `Preprocessing` of a bare model; None: its backbone's, at `size`. A learner knows
+    created=None,   # time as text, for the same bytes each time; None: now, UTC
+    preprocessing=None, # `Preprocessing` of a bare model; None: its backbone's, at `size`
 )->Path: # the file
-    "Write model, schema, preprocessing, scores and origin into one .safetensors file, in one step"
+    "Write model, schema, preprocessing, scores and origin into one .safetensors file"
     file,dtype = Path(file),_bundle_dtype(dtype)
-    if file.suffix!='.safetensors': raise ValueError(f"{file}: a bundle's name ends in .safetensors")
+    if file.suffix!='.safetensors':
+        raise ValueError(f"{file}: a bundle's name ends in .safetensors")
     model,prep,rule,data,last = _source(learn_or_model, size, preprocessing, data)
     created = created or datetime.now(timezone.utc).isoformat(timespec='seconds')
-    meta = dict(format=BUNDLE_FORMAT, schema=model.schema.to_dict(), model=model.config, weights=model.weights,
-                preprocess=prep.to_dict(), **rule.to_dict(), scores=last if scores is None else scores,
-                notes=notes, data=data, versions=bundle_versions(), created=created)
+    scores = last if scores is None else scores
+    meta = dict(format=BUNDLE_FORMAT, schema=model.schema.to_dict(), model=model.config,
+                weights=model.weights, preprocess=prep.to_dict(), **rule.to_dict(),
+                scores=scores, notes=notes, data=data, versions=bundle_versions(),
+                created=created)
     meta,sd = plain_json(meta),_weights(model, dtype)
     meta['sha256'] = _bundle_hash(sd, meta)
     text = json.dumps(meta, ensure_ascii=False, allow_nan=False)
-    return replace_file(file, lambda part: save_file(sd, part, metadata=dict(hp_fastai=text)))
+    text = dict(hp_fastai=text)
+    return replace_file(file, lambda part: save_file(sd, part, metadata=text))
 
 def _bundle_hash(sd, meta):
     "SHA-256 over the tensors `sd` and the header `meta`"
-    res = hashlib.sha256(json.dumps({k: v for k,v in meta.items() if k!='sha256'}, sort_keys=True).encode())
+    meta = {k: v for k,v in meta.items() if k!='sha256'}
+    res = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
     for k in sorted(sd):
         res.update(f'{k} {sd[k].dtype} {tuple(sd[k].shape)}'.encode())
         res.update(sd[k].contiguous().flatten().view(torch.uint8).numpy().data)
@@ -188,23 +205,27 @@ def _bundle_hash(sd, meta):
 def _listed_header(f, file, size):
     "The header of the open safetensors file `f` as a dict"
     n, = struct.unpack('<Q', f.read(8).ljust(8, b'\xff'))
-    if n>min(size, 100_000_000): raise ValueError(f"{file}: not a safetensors file, or cut short after {size:,} bytes")
+    if n>min(size, 100_000_000):
+        raise ValueError(f"{file}: not a safetensors file, or cut short after {size:,} bytes")
     try: return json.loads(f.read(n)),8+n
     except ValueError as e: raise ValueError(f"{file}: not a safetensors file ({e})") from None
 
 def safetensors_header(
     file, # a .safetensors file
 )->dict: # tensor name -> dtype, shape, offsets; and '__metadata__'
-    "JSON header of `file`, without its tensors; raises `ValueError` if it is none or was cut short"
+    "JSON header of `file`, without its tensors; `ValueError` if it is none or was cut short"
     file = Path(file)
     if not file.is_file(): raise FileNotFoundError(f"no bundle at {file}")
     size = file.stat().st_size
     with open(file, 'rb') as f: head,start = _listed_header(f, file, size)
-    try: full = start+max((v['data_offsets'][1] for k,v in head.items() if k!='__metadata__'), default=0)
+    try:
+        ends = [v['data_offsets'][1] for k,v in head.items() if k!='__metadata__']
+        full = start+max(ends, default=0)
     except (AttributeError, KeyError, TypeError, IndexError) as e:
         raise ValueError(f"{file}: not a safetensors file (its header lists no tensors)") from e
     if size==full: return head
-    raise ValueError(f"{file}: {'cut short' if size<full else 'too long'}, {size:,} bytes where {full:,} were expected")
+    what = 'cut short' if size<full else 'too long'
+    raise ValueError(f"{file}: {what}, {size:,} bytes where {full:,} were expected")
 
 def _newer(meta, file):
     "Complain about a bundle of a later version"
@@ -216,16 +237,18 @@ def _newer(meta, file):
 def read_bundle_header(
     file, # bundle that `save_bundle` wrote
 )->dict: # format, schema, model, weights, preprocess, activation, thresh, unseen, scores, notes, data...
-    "What the bundle `file` says about itself, without loading its weights; `ValueError` if it is none"
+    "What the bundle `file` says about itself, its weights unread; `ValueError` if it is none"
     text = (safetensors_header(file).get('__metadata__') or {}).get('hp_fastai')
     if text is None:
-        raise ValueError(f"{file}: a safetensors file, but no bundle: the metadata 'hp_fastai' is missing. "
+        raise ValueError(f"{file}: a safetensors file, but no bundle: "
+                         "the metadata 'hp_fastai' is missing. "
                          "Weights of a backbone alone go into `weights=FILE` of `property_learner`")
     try:
         meta = json.loads(text)
         version = int(meta['format'])
     except (ValueError, TypeError, KeyError) as e:
-        raise ValueError(f"{file}: the metadata 'hp_fastai' is damaged ({type(e).__name__}: {e})") from None
+        why = f'{type(e).__name__}: {e}'
+        raise ValueError(f"{file}: the metadata 'hp_fastai' is damaged ({why})") from None
     if version>BUNDLE_FORMAT: _newer(meta, file)
     return meta
 
@@ -247,37 +270,42 @@ class Bundle:
         return self.preprocessing.size
 
 # %% ../nbs/10_bundle.ipynb #6dd43a78
-_BARRED = ('weights', 'checkpoint_path', 'cache_dir', 'schema', 'size', 'num_classes', 'global_pool',
-           'features_only', 'in_chans')
+_BARRED = ('weights', 'checkpoint_path', 'cache_dir', 'schema', 'size', 'num_classes',
+           'global_pool', 'features_only', 'in_chans')
 
 def _is_plain(v, depth=0):
     "Is `v` a number, a word or a short list of them?"
-    if isinstance(v, tuple): return depth<2 and len(v)<100 and all(_is_plain(o, depth+1) for o in v)
+    if isinstance(v, tuple):
+        return depth<2 and len(v)<100 and all(_is_plain(o, depth+1) for o in v)
     if isinstance(v, str): return bool(re.fullmatch(r'[\w.,=-]{0,100}', v))
     return v is None or isinstance(v, bool) or (isinstance(v, (int, float)) and abs(v)<1e6)
 
 def _config(meta, file):
     "Arguments of `PropertyModel` from the header, each of them checked; lists as tuples"
-    if not isinstance(meta['model'], dict): raise ValueError(f"{file}: 'model' {meta['model']!r} is no dict")
-    config = {k: tuple(v) if isinstance(v, list) else v for k,v in meta['model'].items()}
-    bad = [k for k in config if k.startswith('pretrained') or k in _BARRED or not k.isidentifier()]
+    config = meta['model']
+    if not isinstance(config, dict): raise ValueError(f"{file}: 'model' {config!r} is no dict")
+    config = {k: tuple(v) if isinstance(v, list) else v for k,v in config.items()}
+    barred = lambda k: k.startswith('pretrained') or k in _BARRED or not k.isidentifier()
+    bad = [k for k in config if barred(k)]
     arch = config['arch']
     if not isinstance(arch, str) or not re.fullmatch(r'[\w.-]+', arch): bad = bad or arch
     if bad: raise ValueError(f"{file}: the header asks for {bad}, which no bundle may")
     odd = [f'{k}={v!r}'[:80] for k,v in config.items() if not _is_plain(v)]
-    if odd: raise ValueError(f"{file}: the header asks for {odd[0]}; a number or a word was expected")
-    if meta['format']==1: config.setdefault('pooling', 'heads')     # before a backbone could keep its own
+    if odd:
+        raise ValueError(f"{file}: the header asks for {odd[0]}; a number or a word was expected")
+    if meta['format']==1: config.setdefault('pooling', 'heads')   # there was no other then
     return config
 
 # %% ../nbs/10_bundle.ipynb #1f6de0fa
 def _spelled(sd, heads):
-    "Weights `sd` with the names that `heads` have here: which of them torch refuses depends on its version"
+    "`sd` with the names that `heads` have here: which torch refuses depends on its version"
     res = dict(sd)
     for name in heads:
-        others = [f'heads.{o}.' for o in (name, '%'+name) if o!=head_key(name) and '.' not in o]
+        own = head_key(name)
+        others = [f'heads.{o}.' for o in (name, '%'+name) if o!=own and '.' not in o]
         for k in sd:
             theirs = next((o for o in others if k.startswith(o)), None)
-            if theirs: res[f'heads.{head_key(name)}.{k.removeprefix(theirs)}'] = res.pop(k)
+            if theirs: res[f'heads.{own}.{k.removeprefix(theirs)}'] = res.pop(k)
     return res
 
 def load_weights_exactly(
@@ -285,36 +313,48 @@ def load_weights_exactly(
     file,                  # .safetensors file with all its weights, and no others
     sd=None,               # tensors of the file, if they were read already
 ): # None
-    "Load all tensors of `file` into `model`; raises `ValueError` where one is missing, left over or of another shape"
+    "Load all tensors of `file`; `ValueError` for one missing, left over or of another shape"
     sd,own = load_file(file) if sd is None else sd,model.state_dict()
     other = [k for k,v in own.items() if k in sd and sd[k].shape!=v.shape]
     shapes = [f'{k} {tuple(sd[k].shape)}, expected {tuple(own[k].shape)}' for k in other]
-    found = dict(missing=[k for k in own if k not in sd], unexpected=[k for k in sd if k not in own], shape=shapes)
-    said = [f"{k}: {', '.join(v[:3])}{f' and {len(v)-3} more' if len(v)>3 else ''}" for k,v in found.items() if v]
+    missing,unexpected = [k for k in own if k not in sd],[k for k in sd if k not in own]
+    found = dict(missing=missing, unexpected=unexpected, shape=shapes)
+    said = [f"{k}: {_few(v)}" for k,v in found.items() if v]
     if said: raise ValueError(f"{file}: weights and header do not fit. {'; '.join(said)}")
     model.load_state_dict(sd)
+
+def _few(names):
+    "The first three of `names`, and how many more there are"
+    more = f' and {len(names)-3} more' if len(names)>3 else ''
+    return ', '.join(names[:3])+more
 
 _KINDS = dict(schema=dict, model=dict, preprocess=dict, activation=dict, thresh=(int, float),
               scores=dict, data=dict, versions=dict, notes=str)
 
 def _check_fields(meta, file):
     "Complain about fields of the header that are missing or of another kind"
-    lost = [k for k in ('schema', 'model', 'preprocess', 'activation', 'thresh') if k not in meta]
+    needed = ('schema', 'model', 'preprocess', 'activation', 'thresh')
+    lost = [k for k in needed if k not in meta]
     if lost: raise ValueError(f"{file}: the header is incomplete, it has no {', '.join(lost)}")
     for k,kind in _KINDS.items():
-        if meta.get(k) is None and k not in lost and k in ('scores', 'data', 'versions', 'notes'): continue
+        if meta.get(k) is None and k not in needed: continue
         if not isinstance(meta[k], kind) or isinstance(meta[k], bool):
-            raise ValueError(f"{file}: the header has {k} {str(meta[k])[:60]!r}, which cannot be used")
+            said = str(meta[k])[:60]
+            raise ValueError(f"{file}: the header has {k} {said!r}, which cannot be used")
 
 def _parts(meta, file):
     "Schema, preprocessing, rule and configuration of the header"
     _check_fields(meta, file)
     try:
         schema = Schema.from_dict(meta['schema'])
-        return schema,Preprocessing.from_dict(meta['preprocess']),AnswerRule.from_dict(schema, meta),_config(meta, file)
-    except ValueError as e: raise ValueError(str(e) if str(e).startswith(str(file)) else f"{file}: {e}") from e
+        prep = Preprocessing.from_dict(meta['preprocess'])
+        return schema,prep,AnswerRule.from_dict(schema, meta),_config(meta, file)
+    except ValueError as e:
+        named = str(e).startswith(str(file))
+        raise ValueError(str(e) if named else f"{file}: {e}") from e
     except (KeyError, TypeError, AttributeError) as e:
-        raise ValueError(f"{file}: the header is incomplete ({type(e).__name__}: {e})") from e
+        why = f'{type(e).__name__}: {e}'
+        raise ValueError(f"{file}: the header is incomplete ({why})") from e
 
 def _built(schema, config, meta, file):
     "`PropertyModel` of the header, without weights"
@@ -327,29 +367,34 @@ def load_bundle(
     file,        # bundle that `save_bundle` wrote
     device=None, # where to put the model; None: fastai's default, a GPU if there is one
 )->Bundle: # ready to predict
-    "Read the bundle `file`: nothing is unpickled, nothing downloaded, and weights that do not fit are an error"
+    "Read the bundle `file`: nothing is unpickled or downloaded; weights must fit"
     meta,file = read_bundle_header(file),Path(file)
     schema,prep,rule,config = _parts(meta, file)
     model,sd = _built(schema, config, meta, file),load_file(file)
     load_weights_exactly(model, file, _spelled(sd, model.heads))
     if meta['format']>1 and meta.get('sha256')!=_bundle_hash(sd, meta):
-        raise ValueError(f"{file}: damaged, or changed after it was saved: its hash is another")
+        raise ValueError(f"{file}: damaged, or changed after it was saved: "
+                         "its hash is another")
     model.weights = meta.get('weights') or dict(origin='bundle', name=None, license=None)
     device = torch.device(device or default_device())
-    return Bundle(model.eval().to(device), schema, prep, rule, meta.get('scores') or {}, meta, device, file)
+    model,scores = model.eval().to(device),meta.get('scores') or {}
+    return Bundle(model, schema, prep, rule, scores, meta, device, file)
 
 # %% ../nbs/10_bundle.ipynb #8c4eb9f2
 def _scores_of(prop, scores):
     "Scores that belong to one property, as text"
-    own = {k.removeprefix(f'{prop.name}_'): v for k,v in scores.items() if k.startswith(f'{prop.name}_')}
+    start = f'{prop.name}_'
+    own = {k.removeprefix(start): v for k,v in scores.items() if k.startswith(start)}
     if isinstance(scores.get(prop.name), dict): own |= scores[prop.name]
     return ', '.join(f'{k} {v:.3f}' for k,v in own.items() if isinstance(v, (int, float)))
 
 def _crops_text(prep):
     "What the model is shown"
-    size = f'{prep.size} x {prep.size}' if isinstance(prep.size, int) else f'{prep.size[0]} high, {prep.size[1]} wide'
+    square = isinstance(prep.size, int)
+    size = f'{prep.size} x {prep.size}' if square else '{} high, {} wide'.format(*prep.size)
     context = 'not known' if prep.buffer is None else f'{prep.buffer} pixels'
-    return f'{size} pixels, RGB, {prep.resize}, {prep.interpolation}; context around the box: {context}'
+    return (f'{size} pixels, RGB, {prep.resize}, {prep.interpolation}; '
+            f'context around the box: {context}')
 
 def _weights_text(origin):
     "Where the weights came from, and under which licence"
@@ -361,14 +406,16 @@ def _weights_text(origin):
 
 def _data_text(data):
     "Counts and hash of what it was trained on"
-    counts = ', '.join(f'{data[k]:,} {k}' for k in ('train', 'valid', 'test') if isinstance(data.get(k), int))
+    parts = [k for k in ('train', 'valid', 'test') if isinstance(data.get(k), int)]
+    counts = ', '.join(f'{data[k]:,} {k}' for k in parts)
     return counts + (f", sha256 {data['sha256'][:12]}" if 'sha256' in data else '')
 
 def _facts(bundle):
     "Lines of the card: what, of what, when"
-    m,n,names = bundle.meta,sum(p.numel() for p in bundle.model.parameters()),bundle.schema.names
+    m,n = bundle.meta,sum(p.numel() for p in bundle.model.parameters())
+    starts = tuple(f'{o}_' for o in bundle.schema.names)
     numbers = {k: v for k,v in bundle.scores.items() if isinstance(v, (int, float))}
-    rest = {k: v for k,v in numbers.items() if not k.startswith(tuple(f'{p}_' for p in names))}
+    rest = {k: v for k,v in numbers.items() if not k.startswith(starts)}
     versions = ', '.join(f'{k} {v}' for k,v in (m.get('versions') or {}).items())
     unseen = '; '.join(f"{k}: {', '.join(v)}" for k,v in bundle.rule.unseen().items())
     res = dict(model=f"{m['model']['arch']}, {n/1e6:.1f} M weights, on {bundle.device}",
@@ -381,16 +428,19 @@ def _facts(bundle):
 @patch
 def __repr__(self:Bundle):
     title = f"Bundle {self.file.name if self.file else ''}".strip()
-    return '\n'.join([title, *(f'  {k:7} {v}' for k,v in _facts(self).items()), repr(self.schema)])
+    facts = [f'  {k:7} {v}' for k,v in _facts(self).items()]
+    return '\n'.join([title, *facts, repr(self.schema)])
 
 @patch
 def _repr_html_(self:Bundle):
     th,td = '<th style="text-align:left">','<td style="text-align:left">'
-    facts = ''.join(f'<tr>{th}{k}</th>{td}{html.escape(v)}</td></tr>' for k,v in _facts(self).items())
-    rows = [(p.name, p.kind, ', '.join(p.classes), _scores_of(p, self.scores)) for p in self.schema]
+    facts = [f'<tr>{th}{k}</th>{td}{html.escape(v)}</td></tr>' for k,v in _facts(self).items()]
+    of = partial(_scores_of, scores=self.scores)
+    rows = [(p.name, p.kind, ', '.join(p.classes), of(p)) for p in self.schema]
     props = pd.DataFrame(rows, columns=['property', 'kind', 'classes', 'scores'])
     with pd.option_context('display.max_colwidth', None): props = props.to_html(index=False)
-    return f"<p><b>Bundle {html.escape(self.file.name) if self.file else ''}</b></p><table>{facts}</table>{props}"
+    name = html.escape(self.file.name) if self.file else ''
+    return f"<p><b>Bundle {name}</b></p><table>{''.join(facts)}</table>{props}"
 
 # %% ../nbs/10_bundle.ipynb #7cdc6369
 @patch
@@ -398,7 +448,7 @@ def preprocess(
     self:Bundle,
     img, # path, PIL image, array (H, W, 3) uint8 RGB or bytes of an image file
 )->torch.Tensor: # (3, height, width) float32, normalised
-    "The tensor that the model sees for `img`; a relative path is one of the working directory"
+    "The tensor that the model sees for `img`; a relative path is of the working directory"
     return self.preprocessing(img)
 
 # %% ../nbs/10_bundle.ipynb #5d48a7e3
@@ -406,7 +456,7 @@ def preprocess(
 def probs(
     self:Bundle,
     xb:torch.Tensor, # (N, 3, H, W), normalised
-)->tuple: # float32 probabilities on the CPU, one (N, n_classes) per property in schema order
+)->tuple: # float32 probabilities on the CPU, (N, n_classes) per property in schema order
     "Probabilities of every property for a batch"
     with torch.no_grad(): logits = self.model(xb.to(self.device))
     return tuple(o.cpu() for o in self.rule.activation(tuple(o.float() for o in logits)))
