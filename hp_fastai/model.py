@@ -202,6 +202,9 @@ def _property_of(key):
 
 class PropertyHeads(nn.ModuleDict):
     "Heads by the name of their property, whatever that is"
+    def __init__(self,
+        heads=None, # dict: name of a property -> its head
+    ): super().__init__(heads)
     def __getitem__(self, name): return super().__getitem__(head_key(name))
     def __setitem__(self, name, head): self.add_module(head_key(name), head)
     def __contains__(self, name): return super().__contains__(head_key(name))

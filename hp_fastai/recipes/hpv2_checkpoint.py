@@ -28,8 +28,10 @@ class Inert(dict):
     ): 'Nothing is taken over'
 
 # %% ../../nbs/recipes/hpv2_checkpoint.ipynb #f79acefc
-_DTYPES = dict(FloatStorage=torch.float32, DoubleStorage=torch.float64, HalfStorage=torch.float16, BFloat16Storage=torch.bfloat16, LongStorage=torch.int64,
-               IntStorage=torch.int32, ShortStorage=torch.int16, CharStorage=torch.int8, ByteStorage=torch.uint8, BoolStorage=torch.bool)
+_DTYPES = dict(
+    FloatStorage=torch.float32, DoubleStorage=torch.float64, HalfStorage=torch.float16,
+    BFloat16Storage=torch.bfloat16, LongStorage=torch.int64, IntStorage=torch.int32,
+    ShortStorage=torch.int16, CharStorage=torch.int8, ByteStorage=torch.uint8, BoolStorage=torch.bool)
 
 def _tensor(storage, offset, size, stride, *rest):
     "Part of `storage`, a flat tensor"
@@ -39,7 +41,8 @@ def _parameter(data, *rest): return data
 
 class _Reader(pickle.Unpickler):
     "Unpickler that knows tensors only"
-    known = {('torch._utils', '_rebuild_tensor_v2'): _tensor, ('torch._utils', '_rebuild_parameter'): _parameter}
+    known = {('torch._utils', '_rebuild_tensor_v2'): _tensor,
+             ('torch._utils', '_rebuild_parameter'): _parameter}
     def __init__(self, archive, folder):
         self.archive,self.folder,self.storages = archive,folder,{}
         super().__init__(archive.open(f'{folder}/data.pkl'))
@@ -55,7 +58,8 @@ class _Reader(pickle.Unpickler):
     ):
         "The flat tensor of one storage, read once"
         _,dtype,key,_,n = pid
-        if not isinstance(dtype, torch.dtype): raise ValueError(f'tensors of an unknown type in data/{key}')
+        if not isinstance(dtype, torch.dtype):
+            raise ValueError(f'tensors of an unknown type in data/{key}')
         if key not in self.storages: self.storages[key] = self._numbers(key, dtype, n)
         return self.storages[key]
     def _numbers(self, key, dtype, n):
@@ -65,18 +69,21 @@ class _Reader(pickle.Unpickler):
 # %% ../../nbs/recipes/hpv2_checkpoint.ipynb #98b04f01
 def read_checkpoint(
     file, # checkpoint of PyTorch Lightning, or anything that `torch.save` wrote since 2020
-)->dict: # what it holds; tensors on the CPU, numbers, texts and containers as they are, all else as `Inert`
-    "Read the checkpoint `file`, without running anything in it; raises `FileNotFoundError` or `ValueError` that names the file"
+)->dict: # what it holds; tensors on the CPU, all but plain values as `Inert`
+    "Read the checkpoint `file`, without running anything in it; errors name the file"
     file = Path(file)
     if not file.is_file(): raise FileNotFoundError(f"no checkpoint at {file}")
-    if not zipfile.is_zipfile(file): raise ValueError(f"{file} is no checkpoint: a whole zip archive as `torch.save` writes it was expected")
+    if not zipfile.is_zipfile(file):
+        raise ValueError(f"{file} is no checkpoint: a whole zip archive of `torch.save` was expected")
     try:
         with zipfile.ZipFile(file) as archive:
-            folder = next(o for o in archive.namelist() if o.endswith('/data.pkl')).removesuffix('/data.pkl')
-            res = _Reader(archive, folder).load()
-    except Exception as e: raise ValueError(f"{file} cannot be read as a checkpoint ({type(e).__name__}: {str(e)[:200]})") from e
-    if not isinstance(res, dict): raise ValueError(f"{file} holds a {type(res).__name__}, not the dict of a checkpoint")
-    return res
+            data = next(o for o in archive.namelist() if o.endswith('/data.pkl'))
+            res = _Reader(archive, data.removesuffix('/data.pkl')).load()
+    except Exception as e:
+        why = f"{type(e).__name__}: {str(e)[:200]}"
+        raise ValueError(f"{file} cannot be read as a checkpoint ({why})") from e
+    if isinstance(res, dict): return res
+    raise ValueError(f"{file} holds a {type(res).__name__}, not the dict of a checkpoint")
 
 # %% ../../nbs/recipes/hpv2_checkpoint.ipynb #93e9eee4
 def _our_name(key):
@@ -86,12 +93,19 @@ def _our_name(key):
 
 def _unused(key): return key.startswith('backbone.head.')
 
+def _few(names):
+    "The first three of `names`, and how many more there are"
+    more = f' and {len(names)-3} more' if len(names)>3 else ''
+    return ', '.join(names[:3])+more
+
 def _check_fit(sd, own, file, arch):
     "Raise `ValueError` unless the weights `sd` fit the model's `own`"
-    found = {'missing': [k for k in own if k not in sd and not _unused(k)], 'not expected': [k for k in sd if k not in own and not _unused(k)],
-             'of another shape': [f'{k} {tuple(sd[k].shape)}, expected {tuple(v.shape)}' for k,v in own.items() if k in sd and sd[k].shape!=v.shape]}
-    if any(found.values()):
-        raise ValueError(f"{file} does not fit a {arch} with these heads. " + '; '.join(f"{k}: {', '.join(v[:3])}{f' and {len(v)-3} more' if len(v)>3 else ''}" for k,v in found.items() if v))
+    shapes = [(k, tuple(sd[k].shape), tuple(v.shape)) for k,v in own.items() if k in sd]
+    found = {'missing': [k for k in own if k not in sd and not _unused(k)],
+             'not expected': [k for k in sd if k not in own and not _unused(k)],
+             'of another shape': [f'{k} {has}, expected {want}' for k,has,want in shapes if has!=want]}
+    odd = [f'{k}: {_few(v)}' for k,v in found.items() if v]
+    if odd: raise ValueError(f"{file} does not fit a {arch} with these heads. {'; '.join(odd)}")
 
 def load_hpv2(
     file,                  # checkpoint (.ckpt) of Housing Passports v2
@@ -100,7 +114,8 @@ def load_hpv2(
 )->PropertyModel: # in evaluation mode, with the weights of the checkpoint
     "The model in the Lightning checkpoint `file`; no code in it is run, and nothing is downloaded"
     sd = read_checkpoint(file).get('state_dict')
-    if not sd: raise ValueError(f"{file} holds no 'state_dict': a checkpoint that PyTorch Lightning wrote was expected")
+    if not sd:
+        raise ValueError(f"{file} holds no 'state_dict': a checkpoint of PyTorch Lightning was expected")
     sd = {_our_name(k): v for k,v in sd.items()}
     model = PropertyModel(schema or Schema.housing_passports(), arch, pretrained=False)
     own = model.state_dict()

@@ -52,16 +52,17 @@ class HPv2Recipe:
     drop_path_rate: float = .25  # stochastic depth of the backbone, 0-1
     size: int = 512              # pixels of a side; crops are squashed to squares
     bs: int = 32                 # crops in a batch
-    sampler: str = 'weights'     # column of weights that crops are drawn by, with replacement; `merge_sides` writes 1 everywhere
+    sampler: str = 'weights'     # column to draw crops by, with replacement; `merge_sides` writes 1
     scale: tuple = (.8, 1.2)     # random resized crop: share of the crop's area; what does not fit in is the whole crop
     flip: float = .5             # probability of a mirrored crop
     degrees: tuple = (0, 30)     # rotation, from and to; always to the same side
     translate: tuple = (.1, .3)  # largest shift to either side: share of the width, and of the height
-    jitter: float = .2           # brightness, contrast and saturation times 0.8 to 1.2, hue shifted by up to 0.2 of its circle
+    jitter: float = .2           # brightness, contrast, saturation: times 0.8 to 1.2; hue: 0.2 of its circle
     loss: str = 'cross_entropy'  # or 'focal', HPv2's alternative
     gamma: float = 2.            # of the focal loss
     weighted: bool = True        # class weights: inverse frequency in the training table, sum 1 per property
-    property_weights: dict = field(default_factory=lambda: dict(HPV2_PROPERTY_WEIGHTS)) # 1, 1, 1/4, 1, 1/2; None: all 1
+    property_weights: dict = field(  # 1, 1, 1/4, 1, 1/2; None: all 1
+        default_factory=lambda: dict(HPV2_PROPERTY_WEIGHTS))
     lr: float = 1e-3             # AdamW, all else as torch has it ...
     wd: float = .01              # ... among it the weight decay, of biases and norms too
     epochs: int = 50             # at most; there is no early stopping
@@ -85,7 +86,8 @@ def scaled(
 )->HPv2Recipe: # frozen epochs and milestones in the same proportion, each at least 1
     "The same recipe over another number of epochs"
     at = lambda o: max(1, round(o*epochs/self.epochs))
-    return replace(self, epochs=epochs, frozen=self.frozen and at(self.frozen), milestones=tuple(map(at, self.milestones)))
+    milestones = tuple(map(at, self.milestones))
+    return replace(self, epochs=epochs, frozen=self.frozen and at(self.frozen), milestones=milestones)
 
 # %% ../../nbs/recipes/passport.ipynb #a96b18bc
 class HPv2Augment(Transform):
@@ -95,8 +97,10 @@ class HPv2Augment(Transform):
         recipe, # `HPv2Recipe`, or anything with its `size, scale, flip, degrees, translate, jitter`
     ):
         self.tfm = v2.Compose([
-            v2.RandomResizedCrop(recipe.size, scale=recipe.scale, antialias=True), v2.RandomHorizontalFlip(recipe.flip),
-            v2.RandomAffine(recipe.degrees, recipe.translate), v2.ColorJitter(*[recipe.jitter]*4)])
+            v2.RandomResizedCrop(recipe.size, scale=recipe.scale, antialias=True),
+            v2.RandomHorizontalFlip(recipe.flip),
+            v2.RandomAffine(recipe.degrees, recipe.translate),
+            v2.ColorJitter(*[recipe.jitter]*4)])
     def encodes(self,
         img:PILImage, # crop
     )->TensorImage:   # (3, size, size) uint8
@@ -119,13 +123,17 @@ class Squash(Transform):
         img:PILImage, # any size
     )->PILImage:      # (size, size)
         "`img` as a square"
-        return img if img.size==(self.size, self.size) else PILImage.create(read_crop(img, self.size))
+        if img.size==(self.size, self.size): return img
+        return PILImage.create(read_crop(img, self.size))
 
 # %% ../../nbs/recipes/passport.ipynb #0e540b03
 def _augmented(dls, recipe, cache):
     "`dls` with the item transforms of HPv2; without a `cache` they start from whole crops"
-    if cache is None: dls.reader.cache = WholeCrops(dls.path, [o['file'] for o in dls.train_ds.items])
-    for dl in dls.loaders: dl.after_item = type(dl.after_item)([*dl.after_item.fs, HPv2Augment(recipe), Squash(recipe.size)])
+    files = [o['file'] for o in dls.train_ds.items]
+    if cache is None: dls.reader.cache = WholeCrops(dls.path, files)
+    for dl in dls.loaders:
+        tfms = [*dl.after_item.fs, HPv2Augment(recipe), Squash(recipe.size)]
+        dl.after_item = type(dl.after_item)(tfms)
     dls.train.drop_last = False
     return dls
 
@@ -135,12 +143,12 @@ def loaders(
     df:pd.DataFrame,    # table with a `split` column
     path,               # folder of the crops
     schema:Schema=None, # None: the housing passports
-    cache=None,         # folder for squashed crops, to zoom into these (quicker); None: zoom into whole crops, as HPv2
-    num_workers=None,   # processes that read and augment; None: fastai's default (HPv2: 8)
+    cache=None,         # folder for squashed crops, to zoom into (quicker); None: into whole crops, as HPv2
+    num_workers=None,   # processes that read and augment; None: fastai's (HPv2: 8)
 )->PropertyDataLoaders: # training crops drawn by the column `sampler` and augmented
     "Loaders as HPv2 had them"
-    dls = PropertyDataLoaders.from_df(df, schema, path, self.size, self.bs, batch_tfms=[], cache=cache, sampler=self.sampler,
-                                      seed=self.seed, num_workers=num_workers)
+    how = dict(batch_tfms=[], cache=cache, sampler=self.sampler, seed=self.seed, num_workers=num_workers)
+    dls = PropertyDataLoaders.from_df(df, schema, path, self.size, self.bs, **how)
     return _augmented(dls, self, cache)
 
 # %% ../../nbs/recipes/passport.ipynb #d98606c1
@@ -155,7 +163,7 @@ class MultiStepRate(Callback):
 
 # %% ../../nbs/recipes/passport.ipynb #76e273a8
 class FrozenBackbone(Callback):
-    "Train the last parameter group, the heads, alone for `epochs`; then all, the others at the then rate divided by `div`"
+    "Train the heads alone for `epochs`; then all, the backbone at the heads' rate divided by `div`"
     order,_only_train_loop = 1,True   # after `MultiStepRate`: the rate of this epoch is divided
     def __init__(self, epochs, div=10.): self.epochs,self.div = epochs,div
     def before_fit(self):
@@ -179,14 +187,16 @@ class RateLog(Callback):
     def before_batch(self):
         "Add a row for a training step"
         if not self.training or hasattr(self.learn, 'lr_finder'): return
-        hypers,asleep = self.opt.hypers,self.opt.frozen_idx==len(self.opt.hypers)-1
-        self.rows.append(dict(step=len(self.rows), lr_heads=hypers[-1]['lr'], lr_backbone=np.nan if asleep else hypers[-2]['lr'], momentum=hypers[-1]['mom']))
+        *_,backbone,heads = self.opt.hypers
+        asleep = self.opt.frozen_idx==len(self.opt.hypers)-1
+        rates = dict(lr_heads=heads['lr'], lr_backbone=np.nan if asleep else backbone['lr'])
+        self.rows.append(dict(step=len(self.rows), **rates, momentum=heads['mom']))
     def after_epoch(self):
         "Write the file"
         if self.fname: self.table.to_csv(self.learn.path/self.fname, index=False)
     @property
     def table(self):
-        "One row a step: step, lr_heads, lr_backbone (of its last stage; empty while frozen), momentum"
+        "A row a step: step, lr_heads, lr_backbone (last stage; empty while frozen), momentum"
         return pd.DataFrame(self.rows)
 
 def plot_rates(
@@ -195,7 +205,8 @@ def plot_rates(
 )->plt.Figure: # rates on the left, momentum on the right
     "Learning rates and momentum over the steps"
     fig,(a,b) = plt.subplots(1, 2, figsize=figsize, layout='constrained')
-    for c in ('lr_heads', 'lr_backbone'): a.plot(rates.step, rates[c], label=c.removeprefix('lr_'))
+    for c in ('lr_heads', 'lr_backbone'):
+        a.plot(rates.step, rates[c], label=c.removeprefix('lr_'))
     b.plot(rates.step, rates.momentum)
     a.set(title='learning rate', xlabel='step', yscale='log'); a.legend()
     b.set(title='momentum', xlabel='step', ylim=(.7,1))
@@ -214,8 +225,10 @@ class BestCheckpoints(TrackerCallback):
         "Save the last, and drop the worst of the best"
         value = self.recorder.values[-1][self.idx]
         self.learn.save('last')
-        if value!=value or (len(self.best_ones)==self.keep and value<=self.best_ones[-1][0]): return
-        file = self.learn.save(f'epoch={self.epoch}-{self.monitor}={value:.3f}', with_opt=False)
+        is_full = len(self.best_ones)==self.keep
+        if value!=value or (is_full and value<=self.best_ones[-1][0]): return
+        name = f'epoch={self.epoch}-{self.monitor}={value:.3f}'
+        file = self.learn.save(name, with_opt=False)
         self.best_ones = sorted([*self.best_ones, (value, file)], key=lambda o: -o[0])
         for _,f in self.best_ones[self.keep:]: f.unlink()
         del self.best_ones[self.keep:]
@@ -239,9 +252,13 @@ def learner(
     **kwargs,                # more arguments of `property_learner`
 )->PropertyLearner: # bfloat16 on a GPU, as HPv2
     "Learner as HPv2 had it"
-    loss = PropertyLoss(dls.schema, _class_weights(dls, float(self.weighted)), self.property_weights, self.loss, gamma=self.gamma)
-    return property_learner(dls, self.arch, pretrained, weights, loss, drop_rate=self.drop_rate, drop_path_rate=self.drop_path_rate, lr=self.lr,
-                            opt_func=partial(OptimWrapper, opt=torch.optim.AdamW), wd=self.wd, path=path, seed=self.seed, **{'cbs': RateLog(), **kwargs})
+    class_weights = _class_weights(dls, float(self.weighted))
+    of_props = class_weights,self.property_weights
+    loss = PropertyLoss(dls.schema, *of_props, self.loss, gamma=self.gamma)
+    rates = dict(drop_rate=self.drop_rate, drop_path_rate=self.drop_path_rate, lr=self.lr, wd=self.wd)
+    adamw = partial(OptimWrapper, opt=torch.optim.AdamW)
+    how = {**rates, 'opt_func': adamw, 'path': path, 'seed': self.seed, 'cbs': RateLog(), **kwargs}
+    return property_learner(dls, self.arch, pretrained, weights, loss, **how)
 
 @patch
 def fit(
@@ -251,7 +268,9 @@ def fit(
 )->list: # checkpoints that were kept, best first; the best one is loaded
     "Train as HPv2 did, and load the best checkpoint"
     best = BestCheckpoints(self.keep)
-    learn.fit(self.epochs, cbs=[MultiStepRate(self.milestones, self.decay), FrozenBackbone(self.frozen, self.backbone_div), best], **kwargs)
+    steps = MultiStepRate(self.milestones, self.decay)
+    frozen = FrozenBackbone(self.frozen, self.backbone_div)
+    learn.fit(self.epochs, cbs=[steps, frozen, best], **kwargs)
     if best.files: learn.load(best.files[0].stem, with_opt=False)
     return best.files
 
@@ -267,15 +286,18 @@ def plot_training(
     history.plot('epoch', 'total_f1', ax=b, title='total F1 (validation)', legend=False)
     kept = [int(Path(f).stem.split('=')[1].split('-')[0]) for f in files]
     b.plot(kept, history.total_f1[kept], 'o', color='tab:orange')
-    for i,e in enumerate(kept): b.annotate(['best', 'second'][i] if i<2 else '', (e, history.total_f1[e]), xytext=(0,-13), textcoords='offset points', ha='center', fontsize=8)
-    for ax in (a,b): ax.spines[['top','right']].set_visible(False); ax.xaxis.get_major_locator().set_params(integer=True)
+    below = dict(xytext=(0,-13), textcoords='offset points', ha='center', fontsize=8)
+    for e,rank in zip(kept, ('best', 'second')): b.annotate(rank, (e, history.total_f1[e]), **below)
+    for ax in (a,b):
+        ax.spines[['top','right']].set_visible(False)
+        ax.xaxis.get_major_locator().set_params(integer=True)
     plt.close(fig)
     return fig
 
 # %% ../../nbs/recipes/passport.ipynb #68efe3ab
 def box_in_crop(
     box,       # (left, top, right, bottom) in the photo, pixels, or text of them
-    buffer=100, # pixels of context that the crop was clipped with
+    buffer=100, # pixels of context of the crop
 )->tuple: # (left, top, right, bottom) in the crop, pixels
     "Where the ground-truth box lies in its crop"
     l,t,r,b = parse_box(box)
@@ -294,11 +316,13 @@ def show_training_crops(
     "Some crops of `df`, captioned, with their ground-truth boxes"
     schema,df = schema or Schema.housing_passports(),df.sample(min(n, len(df)), random_state=seed)
     targs,nrows = list(schema.encode(df).values()),-(-len(df)//ncols)
-    fig,axs = plt.subplots(nrows, ncols, figsize=(3*ncols, 3.4*nrows), squeeze=False, layout='constrained')
+    figsize = 3*ncols,3.4*nrows
+    fig,axs = plt.subplots(nrows, ncols, figsize=figsize, squeeze=False, layout='constrained')
     for ax in axs.flat: ax.set_axis_off()
     for i,(row,ax) in enumerate(zip(df.itertuples(), axs.flat)):
         plot_boxes(upright(Path(path)/row.file_name), [box_in_crop(row.box, buffer)], ax=ax)
-        ax.text(.5, -.03, caption(schema, [t[i] for t in targs], 40), ha='center', va='top', fontsize=8, transform=ax.transAxes)
+        text = caption(schema, [t[i] for t in targs], 40)
+        ax.text(.5, -.03, text, ha='center', va='top', fontsize=8, transform=ax.transAxes)
     plt.close(fig)
     return fig
 
@@ -310,7 +334,9 @@ class PassportRun:
     interp: PropertyInterpretation # of the test part
     scores: pd.DataFrame           # property, n_known and scores on the test part
     out: Path                      # folder with all files
-    def __repr__(self): return f"{self.scores[['property', 'n_known', 'f1_macro', 'f1_weighted', 'accuracy']].round(3).to_string(index=False)}"
+    def __repr__(self):
+        columns = ['property', 'n_known', 'f1_macro', 'f1_weighted', 'accuracy']
+        return self.scores[columns].round(3).to_string(index=False)
 
 def _quiet(learn, on):
     "Context without progress bars and log lines, if `on`"
@@ -327,7 +353,8 @@ def score_passport(
     out = Path(out)
     interp = PropertyInterpretation.from_learner(learn, dl=learn.dls.test_dl(with_labels=True))
     scores = write_evaluation(interp, out, baseline_scores(df, learn.schema))
-    save_bundle(learn, out/'model.safetensors', scores={o['property']: o for o in scores.to_dict('records')})
+    by_property = {o['property']: o for o in scores.to_dict('records')}
+    save_bundle(learn, out/'model.safetensors', scores=by_property)
     return PassportRun(learn, interp, scores, out)
 
 def train_passport(
@@ -346,14 +373,17 @@ def train_passport(
 )->PassportRun: # learner, interpretation and scores of the test part
     "Train by `recipe`, test, and write everything into `out`"
     recipe,out = recipe or HPv2Recipe(),Path(out)
-    if not isinstance(df, pd.DataFrame): df = read_splits(df)
+    schema = schema or Schema.housing_passports()
+    if not isinstance(df, pd.DataFrame): df = read_splits(df, schema.names)
     out.mkdir(parents=True, exist_ok=True)
     (out/'settings.json').write_text(json.dumps(asdict(recipe), indent=1))
     dls = recipe.loaders(df, path, schema, cache, num_workers)
     learn = recipe.learner(dls, out, pretrained, weights, **kwargs)
     with _quiet(learn, not progress): files = recipe.fit(learn)
-    _save(plot_training(learn.history.table, files), out/'training.png'); _save(plot_rates(learn.rates.table), out/'rates.png')
-    if 'box' in df: _save(show_training_crops(df[df['split']=='train'], path, schema, buffer=buffer), out/'training_crops.png')
+    _save(plot_training(learn.history.table, files), out/'training.png')
+    _save(plot_rates(learn.rates.table), out/'rates.png')
+    train = df[df['split']=='train']
+    if 'box' in df: _save(show_training_crops(train, path, schema, buffer=buffer), out/'training_crops.png')
     with _quiet(learn, not progress): return score_passport(learn, df, out)
 
 # %% ../../nbs/recipes/passport.ipynb #d6f8977c
@@ -367,7 +397,8 @@ class OurRecipe:
     size: int = 512              # pixels of a side; crops are squashed to squares
     bs: int = 32                 # crops in a batch
     sampler: str = None          # None: every crop once an epoch
-    augment: dict = field(default_factory=lambda: dict(min_scale=.7, max_rotate=5., max_warp=.1, lighting=.2)) # arguments of `property_augments`
+    augment: dict = field(       # arguments of `property_augments`
+        default_factory=lambda: dict(min_scale=.7, max_rotate=5., max_warp=.1, lighting=.2))
     loss: str = 'cross_entropy'  # or 'focal'
     gamma: float = 2.            # of the focal loss
     weight_power: float = .5     # class weights: inverse frequency to this power; 0: none, 1: as HPv2
@@ -376,7 +407,7 @@ class OurRecipe:
     epochs: int = 50             # in all, the frozen ones included
     frozen: int = 5              # epochs of the heads alone
     find_batches: int = 100      # batches for `lr_find`, before the training
-    heads_lr: float = None       # rate of the heads while alone; None: what `lr_find` suggests as `minimum`, a tenth of the rate with the lowest loss
+    heads_lr: float = None       # rate of the heads while alone; None: `minimum` of `lr_find`
     lr: float = None             # rate of the heads after that; None: a fifth of `heads_lr`
     lr_div: float = 10.          # the first layers learn so much slower
     pct_start: float = .3        # share of the cycle with a growing rate
@@ -389,7 +420,8 @@ def scaled(
     epochs:int, # epochs of the shorter (or longer) training
 )->OurRecipe: # frozen epochs in the same proportion, at least 1
     "The same recipe over another number of epochs"
-    return replace(self, epochs=epochs, frozen=self.frozen and max(1, round(self.frozen*epochs/self.epochs)))
+    frozen = self.frozen and max(1, round(self.frozen*epochs/self.epochs))
+    return replace(self, epochs=epochs, frozen=frozen)
 
 @patch
 def loaders(
@@ -401,8 +433,9 @@ def loaders(
     num_workers=None,   # processes that read; None: fastai's default
 )->PropertyDataLoaders: # augmented on the device
     "The library's loaders"
-    return PropertyDataLoaders.from_df(df, schema, path, self.size, self.bs, batch_tfms=property_augments(**self.augment), cache=cache,
-                                       sampler=self.sampler, seed=self.seed, num_workers=num_workers)
+    how = dict(cache=cache, sampler=self.sampler, seed=self.seed, num_workers=num_workers)
+    augments = property_augments(**self.augment)
+    return PropertyDataLoaders.from_df(df, schema, path, self.size, self.bs, batch_tfms=augments, **how)
 
 @patch
 def learner(
@@ -414,9 +447,12 @@ def learner(
     **kwargs,                # more arguments of `property_learner`
 )->PropertyLearner: # bfloat16 on a GPU
     "The library's learner"
-    loss = PropertyLoss(dls.schema, _class_weights(dls, self.weight_power), self.property_weights, self.loss, gamma=self.gamma)
-    return property_learner(dls, self.arch, pretrained, weights, loss, drop_rate=self.drop_rate, drop_path_rate=self.drop_path_rate, wd=self.wd,
-                            path=path, seed=self.seed, **{'cbs': RateLog(), **kwargs})
+    class_weights = _class_weights(dls, self.weight_power)
+    of_props = class_weights,self.property_weights
+    loss = PropertyLoss(dls.schema, *of_props, self.loss, gamma=self.gamma)
+    rates = dict(drop_rate=self.drop_rate, drop_path_rate=self.drop_path_rate, wd=self.wd)
+    how = {**rates, 'path': path, 'seed': self.seed, 'cbs': RateLog(), **kwargs}
+    return property_learner(dls, self.arch, pretrained, weights, loss, **how)
 
 # %% ../../nbs/recipes/passport.ipynb #eb33b4e4
 @patch
@@ -434,13 +470,18 @@ def fit(
     learn:PropertyLearner, # from `learner`
 )->list: # checkpoints that were kept: none, the learner has the average
     "Find a rate, train the heads, then everything in one cycle"
-    heads_lr = self.heads_lr or learn.lr_find(num_it=self.find_batches, show_plot=False, suggest_funcs=minimum).minimum
+    heads_lr = self.heads_lr
+    if not heads_lr:
+        found = learn.lr_find(num_it=self.find_batches, show_plot=False, suggest_funcs=minimum)
+        heads_lr = found.minimum
     if self.frozen:
         learn.freeze()
         learn.fit_one_cycle(self.frozen, heads_lr, pct_start=self.pct_start)
     learn.unfreeze()
     lr = self.lr or heads_lr/5
-    learn.fit_one_cycle(self.epochs-self.frozen, slice(lr/self.lr_div, lr), pct_start=self.pct_start, div=5, cbs=AverageWeights(self.decay(len(learn.dls.train)), warmup=False))
+    average = AverageWeights(self.decay(len(learn.dls.train)), warmup=False)
+    rates,epochs = slice(lr/self.lr_div, lr),self.epochs-self.frozen
+    learn.fit_one_cycle(epochs, rates, pct_start=self.pct_start, div=5, cbs=average)
     return []
 
 # %% ../../nbs/recipes/passport.ipynb #bae6bcf9
@@ -456,7 +497,7 @@ def hp_passport(
     size:int=512,          # pixels of a side
     bs:int=32,             # crops in a batch
     loss:str='cross_entropy', # or 'focal'
-    weights:str=None,      # file with the backbone's weights, instead of a download through timm
+    weights:str=None,      # file with the backbone's weights, instead of a download
     from_scratch:bool=False, # start from random weights
     cache:str=None,        # folder for squashed crops, to read them from in later epochs
     n_workers:int=None,    # processes that read and augment; default: all cores
@@ -466,7 +507,9 @@ def hp_passport(
     "Train on the crops in IMG_DIR with the tables in DATA_DIR as Housing Passports v2 did, or by our recipe"
     quiet = no_bars(quiet)
     with users_errors():
-        if recipe not in ('hpv2', 'ours'): raise ValueError(f"recipe {recipe!r}: expected 'hpv2' or 'ours'")
-        r = replace((HPv2Recipe() if recipe=='hpv2' else OurRecipe()).scaled(epochs), arch=arch, size=size, bs=bs, loss=loss, seed=seed)
-        run = train_passport(data_dir, img_dir, Path(out)/name, r, pretrained=not from_scratch, weights=weights, cache=cache, num_workers=n_workers, progress=not quiet)
+        if recipe not in ('hpv2', 'ours'): raise ValueError(f"--recipe {recipe}: expected hpv2 or ours")
+        r = (HPv2Recipe() if recipe=='hpv2' else OurRecipe()).scaled(epochs)
+        r = replace(r, arch=arch, size=size, bs=bs, loss=loss, seed=seed)
+        how = dict(weights=weights, cache=cache, num_workers=n_workers, progress=not quiet)
+        run = train_passport(data_dir, img_dir, Path(out)/name, r, pretrained=not from_scratch, **how)
         print(run); print(f'everything is in {run.out}')
