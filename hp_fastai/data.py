@@ -1038,7 +1038,7 @@ def _fields_of(tfms, x, read, odd):
     for t in tfms:
         if not isinstance(t, Normalize) and _is_idle(t, x): continue
         found = read(t)
-        if found is None or set(found)&set(res): odd.append(t.name)
+        if found is None or set(found)&set(res): odd.append(t.name.split(' -- ')[0].strip())
         else: res.update(found)
     return res
 
@@ -1099,8 +1099,10 @@ def _differs(self:PropertyDataLoaders, prep, n=4):
     n,tl = min(n, len(self.valid_ds)),self.valid_ds.tls[0]
     if not n: return False
     xb = self.valid.new(bs=n, shuffle=False, num_workers=0, drop_last=False).one_batch()[0]
-    ours = torch.stack([prep(np.asarray(tl[i])) for i in range(n)]).to(xb.device)
-    return ours.shape!=xb.shape or bool((ours-xb).abs().mean()>.01)
+    is_read = self.reader.preprocessing is not None    # then the pictures are at their size already
+    rest = (lambda o: prep.normalize(torch.from_numpy(np.array(o))[None])[0]) if is_read else prep
+    ours = torch.stack([rest(np.asarray(tl[i])) for i in range(n)]).to(xb.device)
+    return ours.shape!=xb.shape or bool((ours-xb).abs().max()>.05)
 
 @patch
 def _take_over(self:PropertyDataLoaders, prep, normalizes):
