@@ -60,15 +60,19 @@ def street_table(
 )->pd.DataFrame: # merged table with a `split` column; the crops lie in `out_dir/crops`
     "Render a street into `out_dir`, clip its buildings and split them by sequence"
     out_dir = Path(out_dir)
-    street = render_street(out_dir/'street', n_photos=n_photos, seed=seed, progress=False, **kwargs)
-    sides = [clip_coco(street.img_dir, street.ann_json(s), s, out_dir/'crops', progress=False) for s in ('left', 'right')]
-    df = merge_sides([o.table for o in sides])
+    street = render_street(out_dir/'street', n_photos, seed=seed, progress=False, **kwargs)
+    tables = []
+    for side in ('left', 'right'):
+        boxes = street.ann_json(side)
+        clipped = clip_coco(street.img_dir, boxes, side, out_dir/'crops', progress=False)
+        tables.append(clipped.table)
+    df = merge_sides(tables)
     df['sequence'] = df.file_name.str.split('/').str[0]
     return split_table(df, Schema.housing_passports(), fractions, group='sequence', seed=seed)
 
 # %% ../nbs/04_data.ipynb #f02bc8fa
-INTERPOLATIONS = ('nearest', 'box', 'bilinear', 'hamming', 'bicubic', 'lanczos')    # Pillow's
-RESIZES = ('squash', 'crop', 'pad', 'pad_zeros', 'pad_border')   # fastai's; 'pad' mirrors the edges
+INTERPOLATIONS = ('nearest', 'box', 'bilinear', 'hamming', 'bicubic', 'lanczos') # Pillow's
+RESIZES = ('squash', 'crop', 'pad', 'pad_zeros', 'pad_border') # fastai's; 'pad' mirrors
 
 def _sides(size):
     "`size` as (height, width)"
@@ -77,8 +81,8 @@ def _sides(size):
 def _plain_size(size, name='size'):
     "An int for a square, else (height, width); raises `ValueError` for what is no size"
     sides = tuple(size) if isinstance(size, (list, tuple, np.ndarray)) else (size, size)
-    whole = [isinstance(o, (int, np.integer)) and not isinstance(o, bool) and o>0 for o in sides]
-    if len(sides)!=2 or not all(whole):
+    is_whole = lambda o: isinstance(o, (int, np.integer)) and not isinstance(o, bool)
+    if len(sides)!=2 or not all([is_whole(o) and o>0 for o in sides]):
         raise ValueError(f"{name} {size!r}: pixels of a side were expected, or (height, width)")
     h,w = map(int, sides)
     return h if h==w else (h, w)
@@ -88,35 +92,37 @@ def _three(values, name):
     try: res = tuple(float(o) for o in values)
     except (TypeError, ValueError): res = ()
     if len(res)!=3 or not np.isfinite(res).all() or (name=='std' and min(res)<=0):
-        raise ValueError(f"{name} {values!r}: three numbers were expected, one for each of red, green and blue")
+        raise ValueError(f"{name} {values!r}: three numbers were expected, "
+                         "one for each of red, green and blue")
     return res
 
 # %% ../nbs/04_data.ipynb #d16a017b
 @dataclass(frozen=True)
 class Preprocessing:
-    "How a picture becomes the tensor that a model sees, at validation, in prediction and in every runtime alike"
+    "How a picture becomes the tensor that a model sees, in every runtime alike"
     size:int = 224                 # pixels of a side that the model sees, or (height, width)
     buffer:int = None              # context in pixels that the crops were cut with; None: not known
-    resize:str = 'squash'          # one of `RESIZES`: to the size whatever the aspect, or cut out, or padded
+    resize:str = 'squash'          # one of `RESIZES`: squashed, cut out, or padded
     interpolation:str = 'bilinear' # one of `INTERPOLATIONS`, with antialiasing
     mean:tuple = tuple(imagenet_stats[0]) # of red, green, blue, 0-1
     std:tuple = tuple(imagenet_stats[1])  # of red, green, blue, 0-1
-    presize:int = None             # size of the file's first resizing, if the batch is then resampled; None: at once
-    trim:tuple = 0                 # pixels cut off the height and the width after resizing, as fastai's `val_xtra` does
+    presize:int = None             # size before the batch is resampled; None: `size` at once
+    trim:tuple = 0                 # pixels cut off height and width after resizing (`val_xtra`)
 
     def __post_init__(self):
         put = partial(object.__setattr__, self)
         put('size', _plain_size(self.size))
         if self.presize is not None: put('presize', _plain_size(self.presize, 'presize'))
         for name in ('mean', 'std'): put(name, _three(getattr(self, name), name))
-        if self.resize not in RESIZES: raise ValueError(f"resize {self.resize!r} is none of {', '.join(RESIZES)}")
-        if self.interpolation not in INTERPOLATIONS:
-            raise ValueError(f"interpolation {self.interpolation!r} is none of {', '.join(INTERPOLATIONS)}")
+        for name,known in (('resize', RESIZES), ('interpolation', INTERPOLATIONS)):
+            told = getattr(self, name)
+            if told not in known: raise ValueError(f"{name} {told!r} is none of {', '.join(known)}")
         if self.trim: put('trim', _plain_size(self.trim, 'trim'))
-        if self.buffer is None: return
-        if isinstance(self.buffer, bool) or self.buffer!=self.buffer or int(self.buffer)!=self.buffer or self.buffer<0:
-            raise ValueError(f"buffer {self.buffer!r}: pixels around the box were expected, 0 or more")
-        put('buffer', int(self.buffer))
+        o = self.buffer
+        if o is None: return
+        if isinstance(o, bool) or o!=o or int(o)!=o or o<0:
+            raise ValueError(f"buffer {o!r}: pixels around the box were expected, 0 or more")
+        put('buffer', int(o))
     @property
     def read_size(self):
         "(height, width) of what `read` gives: `size`, or `presize` where there is one"
@@ -146,7 +152,9 @@ def read(
     cut_h,cut_w = _sides(self.trim)
     full = (height+cut_h, width+cut_w)
     if self.resize=='squash': img = img.resize(full[::-1], mode)
-    else: img = Image.fromarray(np.asarray(_resize(full, self.resize, mode)(PILImage.create(img), split_idx=1)))
+    else:
+        fitted = _resize(full, self.resize, mode)(PILImage.create(img), split_idx=1)
+        img = Image.fromarray(np.asarray(fitted))
     if not self.trim: return img
     left,top = cut_w//2,cut_h//2
     return img.crop((left, top, left+width, top+height))
@@ -160,15 +168,16 @@ def normalize(
     "What follows `read`, for a whole batch on its device"
     x = xs.permute(0,3,1,2).float().div_(255.)
     if self.presize is not None: x = resample(x, self.size)
-    mean,std = (torch.tensor(o, device=x.device)[:,None,None] for o in (self.mean, self.std))
+    mean,std = torch.tensor([self.mean, self.std], device=x.device)[...,None,None]
     return (x-mean)/std
 
 def resample(
     x:torch.Tensor, # (N, 3, H, W), 0-1
     size,           # pixels of a side, or (height, width)
 )->torch.Tensor: # (N, 3, height, width)
-    "A batch at another size, as fastai's `aug_transforms(size=...)` resamples the pictures of validation"
-    return torch.Tensor(TensorImage(x).affine_coord(sz=_sides(size))).as_subclass(torch.Tensor)
+    "A batch at another size, as `aug_transforms(size=...)` resamples it in validation"
+    resized = TensorImage(x).affine_coord(sz=_sides(size))
+    return torch.Tensor(resized).as_subclass(torch.Tensor)
 
 @patch
 def __call__(
@@ -179,12 +188,14 @@ def __call__(
     return self.normalize(torch.from_numpy(np.array(self.read(img)))[None])[0]
 
 # %% ../nbs/04_data.ipynb #ef0b6422
-def _few(items, n=3): return ', '.join(map(str, items[:n])) + (f' and {len(items)-n} more' if len(items)>n else '')
+def _few(items, n=3):
+    more = f' and {len(items)-n} more' if len(items)>n else ''
+    return ', '.join(map(str, items[:n])) + more
 
 def _on_hub(arch): return arch.partition(':')[0] in ('hf_hub', 'hf-hub', 'local-dir')
 
 def check_arch(
-    arch, # name of a timm model; a tag of weights may follow, as in 'resnet50.a1_in1k'; or 'hf_hub:...'
+    arch, # timm model; a tag of weights may follow, as in 'resnet50.a1_in1k'; or 'hf_hub:...'
 ): # None
     "Raise `ValueError`, with names that are close, unless timm has a model `arch`"
     if _on_hub(arch): return
@@ -194,14 +205,16 @@ def check_arch(
         raise ValueError(f"timm has no model {arch!r}; close to it: {close or 'nothing'}")
     tags = [o.partition('.')[2] for o in timm.list_pretrained(f'{name}.*')]
     if tag and tag not in tags:
-        raise ValueError(f"timm has no weights {tag!r} of {name}; it has {_few(tags, 6) or 'none'}")
+        known = _few(tags, 6) or 'none'
+        raise ValueError(f"timm has no weights {tag!r} of {name}; it has {known}")
 
 def arch_name(
-    arch, # name of a timm model, or the function of another library that makes one, such as torchvision's `resnet34`
+    arch, # name of a timm model, or a function of that name, such as torchvision's `resnet34`
 )->str: # its name, checked
     "The name of the timm model that `arch` means"
-    if not isinstance(arch, str) and callable(arch): arch = getattr(arch, '__name__', str(arch))
-    if not isinstance(arch, str): raise ValueError(f"arch {arch!r}: the name of a timm model was expected")
+    if callable(arch): arch = getattr(arch, '__name__', str(arch))
+    if not isinstance(arch, str):
+        raise ValueError(f"arch {arch!r}: the name of a timm model was expected")
     check_arch(arch)
     return arch
 
@@ -214,8 +227,9 @@ def _hub_config(arch):
     try: return load(name)
     except Exception as e:
         why = ' '.join(str(e).split())[:200]
-        raise RuntimeError(f"arch {arch!r}: timm cannot read what it is ({type(e).__name__}: {why}); "
-                           "without a network, name one of timm's own models and give `weights=FILE`") from e
+        why = f'{type(e).__name__}: {why}'
+        raise RuntimeError(f"arch {arch!r}: timm cannot read what it is ({why}); without a network, "
+                           "name one of timm's own models and give `weights=FILE`") from e
 
 def hub_arguments(
     arch, # name of a timm model
@@ -225,11 +239,13 @@ def hub_arguments(
 
 def weights_config(
     arch, # name of a timm model, with or without the tag of its weights; or a timm model
-)->dict: # timm's `pretrained_cfg`: mean, std, interpolation, input_size, tag, license...; empty where timm has none
+)->dict: # `pretrained_cfg`: mean, std, input_size, tag, license...; empty where timm has none
     "What timm notes about the pretrained weights of `arch`"
     if not isinstance(arch, (str, nn.Module)): arch = arch_name(arch)
     if isinstance(arch, nn.Module): cfg = getattr(arch, 'pretrained_cfg', None)
-    elif _on_hub(arch): cfg = {**_hub_config(arch)[0], 'architecture': _hub_config(arch)[1]}
+    elif _on_hub(arch):
+        cfg,architecture,_ = _hub_config(arch)
+        cfg = {**cfg, 'architecture': architecture}
     else:
         try: cfg = timm.get_pretrained_cfg(arch, allow_unregistered=True)
         except RuntimeError: cfg = None                # a tag that timm does not have
@@ -244,30 +260,34 @@ def of(
     **kwargs, # fields that are told, such as size; they stay
 )->Preprocessing: # squashed to the size of the backbone's training, unless told otherwise
     "The preprocessing of the backbone `arch`, by timm's `pretrained_cfg`"
-    cfg = resolve_data_config(pretrained_cfg=weights_config(arch) or dict(interpolation='bilinear'))
-    own = dict(size=cfg['input_size'][1:], **{k: cfg[k] for k in ('interpolation', 'mean', 'std')})
-    return cls(**{**own, **kwargs})
+    own = weights_config(arch) or dict(interpolation='bilinear')
+    cfg = resolve_data_config(pretrained_cfg=own)
+    own = {k: cfg[k] for k in ('interpolation', 'mean', 'std')}
+    return cls(**{'size': cfg['input_size'][1:], **own, **kwargs})
 
 # %% ../nbs/04_data.ipynb #770d8622
-_FIXED = dict(upright=True, color='RGB', antialias=True, scale='0-1')  # EXIF orientation applied; RGB; bytes / 255
+# EXIF orientation applied; RGB; bytes / 255
+_FIXED = dict(upright=True, color='RGB', antialias=True, scale='0-1')
 
 @patch
 def to_dict(
     self:Preprocessing,
 )->dict: # plain numbers, texts and lists, with what is always done in words
     "The preprocessing as plain data that another program can follow"
-    return {k: list(v) if isinstance(v, tuple) else v for k,v in {**vars(self), **_FIXED}.items()}
+    res = {**vars(self), **_FIXED}
+    return {k: list(v) if isinstance(v, tuple) else v for k,v in res.items()}
 
 @patch(cls_method=True)
 def from_dict(
     cls:Preprocessing,
     d:dict, # what `to_dict` gave
 )->Preprocessing: # equal to the one stored
-    "The preprocessing that `to_dict` gave as `d`; raises `ValueError` for one that this library does not do"
+    "The preprocessing that `to_dict` gave as `d`; `ValueError` for one not done here"
     if not isinstance(d, dict): raise ValueError(f"preprocessing {d!r}: a dict was expected")
     names = [o.name for o in fields(cls)]
     odd = {k: v for k,v in d.items() if k not in names and _FIXED.get(k, '')!=v}
-    if odd: raise ValueError(f"prepared with {odd}; this library has { {k: _FIXED.get(k) for k in odd} }")
+    ours = {k: _FIXED.get(k) for k in odd}
+    if odd: raise ValueError(f"prepared with {odd}; this library has {ours}")
     if 'size' not in d: raise ValueError(f"preprocessing {d!r} says no size")
     return cls(**{k: v for k,v in d.items() if k in names})
 
@@ -291,20 +311,21 @@ def preprocess(
     img,  # path, PIL image, array (H, W, 3) uint8 or bytes of an image file
     size, # pixels of a side
 )->torch.Tensor: # (3, size, size) float32, ImageNet-normalised
-    "The tensor of `img` with ImageNet's mean and deviation; for a model, its own `Preprocessing` is right"
+    "The tensor of `img` with ImageNet's numbers; for a model, its own `Preprocessing`"
     return Preprocessing(size=size)(img)
 
 # %% ../nbs/04_data.ipynb #61e4080a
 def _has_column(df, name):
     "Raise `KeyError` unless the table has the column `name`"
-    if name not in df: raise KeyError(f"no column {name!r} in the table; it has {list(df.columns)}")
+    if name in df: return
+    raise KeyError(f"no column {name!r} in the table; it has {list(df.columns)}")
 
 def table_items(
     df:pd.DataFrame,      # table of crops
     schema:Schema=None,   # to encode the labels with; None: no labels
     file_col='file_name', # column with the crops' paths
-)->list: # one dict a row: file, row (index of `df`), split where there is one, targets (float32, by property)
-    "Rows of `df` as items of a `DataBlock`; raises `ValueError` for labels outside the schema"
+)->list: # one dict a row: file, row (index of `df`), split if any, targets (float32, by property)
+    "Rows of `df` as items of a `DataBlock`; `ValueError` for labels outside the schema"
     _has_column(df, file_col)
     items = [dict(file=f, row=i) for f,i in zip(df[file_col], df.index)]
     if 'split' in df:
@@ -341,9 +362,10 @@ class CropReader:
         return self.preprocessing.size
     def __call__(self, item):
         item = item if isinstance(item, dict) else dict(file=item)
-        if self.cache is not None and item['file'] in self.cache: return PILImage.create(self.cache[item['file']])
+        cache,file = self.cache,item['file']
+        if cache is not None and file in cache: return PILImage.create(cache[file])
         img = PILImage.create(self.read(item))
-        if self.cache is not None: self.cache[item['file']] = img
+        if cache is not None: cache[file] = img
         return img
 
 # %% ../nbs/04_data.ipynb #edbac85e
@@ -359,7 +381,8 @@ def read(
     "Decode the crop of `item`; raises `FileNotFoundError` or `ValueError` that name file and row"
     file,where = item['file'],f"row {item['row']}: " if 'row' in item else ''
     if isinstance(file, (str, Path)): file = self.path/file
-    try: return _open_picture(file) if self.preprocessing is None else self.preprocessing.read(file)
+    read = _open_picture if self.preprocessing is None else self.preprocessing.read
+    try: return read(file)
     except FileNotFoundError: raise FileNotFoundError(f"{where}no crop at {file}") from None
     except (OSError, ValueError, SyntaxError, TypeError) as e:
         why = f'{type(e).__name__}: {str(e)[:200]}'
@@ -367,7 +390,7 @@ def read(
 
 # %% ../nbs/04_data.ipynb #067f542d
 class CropCache:
-    "Squashed crops in a memory-mapped file, filled as they are first read and shared by all processes"
+    "Squashed crops in a memory-mapped file, filled when first read, for all processes"
     def __init__(self,
         folder,               # where the cache lies
         df,                   # table of crops; a changed file (size or time) gets a new cache
@@ -375,20 +398,23 @@ class CropCache:
         preprocessing,        # `Preprocessing`, or pixels of a side
         file_col='file_name', # column with the files
     ):
-        if Path(folder).is_file(): raise ValueError(f"cache {folder} is a file; a folder was expected")
+        if Path(folder).is_file():
+            raise ValueError(f"cache {folder} is a file; a folder was expected")
         files = list(dict.fromkeys(df[file_col]))
         self.rows,self.folder = {f:i for i,f in enumerate(files)},Path(folder)
         stats = [os.stat(Path(path)/f) for f in files]
         stamps = [(f, o.st_size, o.st_mtime_ns) for f,o in zip(files, stats)]
         self.stamp = hashlib.sha1(repr(stamps).encode()).hexdigest()
         self.prepare(_as_preprocessing(preprocessing))
-    def __getstate__(self): return {k:v for k,v in self.__dict__.items() if k not in ('crops', 'done')}
+    def __getstate__(self):
+        return {k:v for k,v in self.__dict__.items() if k not in ('crops', 'done')}
     def __getattr__(self, k):
         if k not in ('crops', 'done'): raise AttributeError(k)
         shape = (len(self.rows),) + ((*self.sides, 3) if k=='crops' else ())
         setattr(self, k, self._map(self.file.with_suffix(f'.{k}'), shape))
         return self.__dict__[k]
-    def __contains__(self, f): return isinstance(f, str) and f in self.rows and bool(self.done[self.rows[f]])
+    def __contains__(self, f):
+        return isinstance(f, str) and f in self.rows and bool(self.done[self.rows[f]])
     def __getitem__(self, f): return np.array(self.crops[self.rows[f]])
     def __setitem__(self, f, img):
         if not (isinstance(f, str) and f in self.rows): return
@@ -428,7 +454,7 @@ class TrainOnly(Transform):
         return x
 
 def property_augments(
-    min_scale=.8,   # least share of the crop's area kept by the random zoom, 0-1 (HPv2: random resized crop from 0.8)
+    min_scale=.8,   # least share of the crop's area kept by the random zoom, 0-1 (HPv2: 0.8)
     max_rotate=10., # degrees (HPv2: 30; houses stand upright)
     max_warp=.1,    # perspective, 0-1
     lighting=.2,    # brightness, contrast and saturation, 0-1 (HPv2: 0.2)
@@ -436,8 +462,9 @@ def property_augments(
 )->list: # fastai batch transforms, of training batches only
     "Flip, zoom, rotation, perspective and colour in one interpolation on the device"
     color = [Saturation(lighting, p=.75)] if lighting else None
-    return [TrainOnly(aug_transforms(do_flip=do_flip, max_rotate=max_rotate, max_zoom=min_scale**-.5, max_warp=max_warp,
-                                     max_lighting=lighting, xtra_tfms=color))]
+    tfms = aug_transforms(do_flip=do_flip, max_rotate=max_rotate, max_zoom=min_scale**-.5,
+                          max_warp=max_warp, max_lighting=lighting, xtra_tfms=color)
+    return [TrainOnly(tfms)]
 
 # %% ../nbs/04_data.ipynb #08123995
 class ReadCrop(Transform):
@@ -468,13 +495,14 @@ def property_datablock(
     tfms = property_augments() if batch_tfms is None else list(listify(batch_tfms))
     prep = getattr(reader, 'preprocessing', None) or Preprocessing()
     if not _normalizes(tfms): tfms.append(Normalize.from_stats(prep.mean, prep.std))
-    return DataBlock(blocks=(ImageBlock(PILImage), *map(property_block, schema)), n_inp=1, dl_type=PropertyDL,
-                     get_x=ReadCrop(reader), get_y=[TargetOf(n) for n in schema.names], splitter=split_indices,
+    blocks = (ImageBlock(PILImage), *map(property_block, schema))
+    return DataBlock(blocks=blocks, n_inp=1, dl_type=PropertyDL, splitter=split_indices,
+                     get_x=ReadCrop(reader), get_y=[TargetOf(n) for n in schema.names],
                      item_tfms=item_tfms, batch_tfms=tfms)
 
 # %% ../nbs/04_data.ipynb #66235fcd
 class PropertyDL(TfmdDL):
-    "`TfmdDL` that may draw the training crops by `wgts`, and whose `show_batch` names every property"
+    "`TfmdDL` that may draw training crops by `wgts`; its `show_batch` names every property"
     def __init__(self,
         dataset=None,     # fastai `Datasets` of crops and targets
         bs=64,            # crops in a batch
@@ -518,14 +546,15 @@ def new(
 )->PropertyDL: # as this one; of the same crops with the same sampling
     "A loader like this one"
     if dataset is None and issubclass(cls or type(self), PropertyDL):
-        kwargs = dict(wgts=self.wgts, replacement=self.replacement, n_draw=self.n_draw) | kwargs
+        own = dict(wgts=self.wgts, replacement=self.replacement, n_draw=self.n_draw)
+        kwargs = own | kwargs
     res = super(PropertyDL, self).new(dataset, cls, **kwargs)
     if hasattr(self, 'reader'): res.reader = self.reader
     return res
 
 # %% ../nbs/04_data.ipynb #6d150212
 class _Travelling(_FakeLoader):
-    "fastai's inner loader, which leaves the transforms of the batch at home when it is sent to another process"
+    "fastai's inner loader; sent to another process, it leaves the batch's transforms at home"
     @classmethod
     def of(cls, loader):
         "`loader`, with this habit"
@@ -552,7 +581,7 @@ def rarity_weights(
     df:pd.DataFrame, # training table
     schema:Schema,   # its schema
 )->np.ndarray: # (len(df),) positive, mean 1; 1 for a crop with no known label
-    "Sampling weights of crops: inverse frequency of their classes, averaged over their known properties"
+    "Sampling weights: inverse frequency of a crop's classes, mean over known properties"
     total,n = np.zeros(len(df)),np.zeros(len(df))
     weights = class_weights(df, schema)
     for p,targs in zip(schema, schema.encode(df).values()):
@@ -566,10 +595,13 @@ def _sampling_column(df, sampler):
     "What `sampler` gives for each row of the training table `df`"
     if isinstance(sampler, str):
         if sampler in df: return df[sampler]
-        raise KeyError(f"sampler {sampler!r} is neither 'rarity' nor a column; the table has {list(df.columns)}")
-    if isinstance(sampler, pd.Series) and df.index.isin(sampler.index).all() and sampler.index.is_unique:
-        return sampler[df.index]
-    return pd.Series(np.asarray(sampler)) if np.ndim(sampler)==1 else pd.Series([], dtype=float)
+        raise KeyError(f"sampler {sampler!r} is neither 'rarity' nor a column; "
+                       f"the table has {list(df.columns)}")
+    if isinstance(sampler, pd.Series):
+        own = sampler.index
+        if df.index.isin(own).all() and own.is_unique: return sampler[df.index]
+    if np.ndim(sampler)!=1: return pd.Series([], dtype=float)
+    return pd.Series(np.asarray(sampler))
 
 def _sampling(df, schema, sampler):
     "Weights of the rows of the training table `df`, or None"
@@ -577,18 +609,20 @@ def _sampling(df, schema, sampler):
     if isinstance(sampler, str) and sampler=='rarity': return rarity_weights(df, schema)
     given = _sampling_column(df, sampler)
     if len(given)!=len(df):
-        raise ValueError(f"sampler: {len(df)} weights were expected, one per training row; got {len(given)}")
+        raise ValueError(f"sampler: {len(df)} weights were expected, one per training row; "
+                         f"got {len(given)}")
     w = pd.to_numeric(given, errors='coerce').to_numpy(float)
     bad = np.flatnonzero(~(np.isfinite(w) & (w>=0)))
     if len(bad):
+        row,got = df.index[bad[0]],given.iloc[bad[0]]
         what = 'a weight was expected, a number of at least 0'
-        raise ValueError(f"sampler, row {df.index[bad[0]]}: {what}; got {given.iloc[bad[0]]!r}")
+        raise ValueError(f"sampler, row {row}: {what}; got {got!r}")
     if not w.any(): raise ValueError("sampler: all weights are 0; some crop must be drawn")
     return w
 
 # %% ../nbs/04_data.ipynb #78553ecd
 class PropertyDataLoaders(DataLoaders):
-    "fastai `DataLoaders` that carry the `schema` of their table and the `preprocessing` of their crops"
+    "fastai `DataLoaders` with the `schema` of their table, the `preprocessing` of their crops"
     def __init__(self,
         *loaders,             # training and validation
         schema=None,          # `Schema` of the targets
@@ -597,15 +631,17 @@ class PropertyDataLoaders(DataLoaders):
         test=None,            # rows of the test part
         path='.',             # folder that the paths are relative to
         device=None,          # text or `torch.device`
-        told=('size',),       # fields of the preprocessing that somebody told, so that no backbone changes them
+        told=('size',),       # fields that somebody told; no backbone changes them
         sampler=None,         # how training crops are drawn: None, 'rarity', a column...
         odd=(),               # what validation does that `preprocessing` cannot say
     ):
         self.schema,self.reader,self.file_col,self.test = schema,reader,file_col,test
         self.told,self.sampler,self.odd = tuple(told),sampler,list(odd)
-        self.used,self.hand_made = False,False      # has a learner taken them? are they somebody's own `DataBlock`?
+        self.used = False                # has a learner taken them?
+        self.hand_made = False           # are they of somebody's own `DataBlock`?
         for dl in loaders: dl.reader = reader
-        super().__init__(*loaders, path=path, device=None if device is None else torch.device(device))
+        device = None if device is None else torch.device(device)
+        super().__init__(*loaders, path=path, device=device)
     @property
     def preprocessing(self):
         "How validation and every prediction make a tensor of a picture"
@@ -622,8 +658,10 @@ class PropertyDataLoaders(DataLoaders):
     def new_empty(self):
         "The same loaders without data, as `learn.export` wants them"
         loaders = [dl.new(dl.dataset.new_empty(), wgts=None) for dl in self.loaders]
-        return type(self)(*loaders, schema=self.schema, reader=CropReader('.', self.preprocessing), told=self.told,
-                          file_col=self.file_col, path=self.path, device=self.device, odd=self.odd)
+        reader = CropReader('.', self.preprocessing)
+        return type(self)(*loaders, schema=self.schema, reader=reader, told=self.told,
+                          file_col=self.file_col, path=self.path, device=self.device,
+                          odd=self.odd)
 
 # %% ../nbs/04_data.ipynb #94c5a837
 PART_NAMES = dict(train='train', training='train', valid='valid', validation='valid', val='valid',
@@ -632,7 +670,7 @@ PART_NAMES = dict(train='train', training='train', valid='valid', validation='va
 def part_names(
     cells, # column `split` of a table
 )->pd.Series: # 'train', 'valid', 'test', or 'unused' for each row
-    "The parts that `cells` name: 'Train', ' val' and 'validation' are understood; raises `ValueError` for others"
+    "The parts that `cells` name: 'Train', ' val' and 'validation' too; else `ValueError`"
     cells = pd.Series(cells)
     parts = cells.map(lambda o: PART_NAMES.get(label_text(o).lower()))
     if parts.notna().all(): return parts.astype(object)
@@ -643,16 +681,19 @@ def part_names(
 
 def _flags(col, name):
     "Boolean column, from bools, 0 and 1 or their texts"
-    texts = col.map(lambda o: {'true': True, '1': True, 'false': False, '0': False}.get(label_text(o).lower()))
+    known = {'true': True, '1': True, 'false': False, '0': False}
+    texts = col.map(lambda o: known.get(label_text(o).lower()))
     if texts.notna().all(): return texts.astype(bool)
     i = texts.index[texts.isna()][0]
     raise ValueError(f"valid_col {name!r}, row {i}: True or False was expected, got {col[i]!r}")
 
 def _random_valid(n, valid_pct, seed):
     "Which of `n` rows are for validation, a share `valid_pct` of them"
-    if not 0<valid_pct<1: raise ValueError(f"valid_pct {valid_pct!r}: a share between 0 and 1 was expected")
-    warnings.warn("valid_pct draws single crops: crops of one house or photo can be in both parts, "
-                  "and the scores too good; `split_table` keeps groups together", stacklevel=4)
+    if not 0<valid_pct<1:
+        raise ValueError(f"valid_pct {valid_pct!r}: a share between 0 and 1 was expected")
+    warnings.warn("valid_pct draws single crops: crops of one house or photo can be in both "
+                  "parts, and the scores too good; `split_table` keeps groups together",
+                  stacklevel=4)
     return np.random.default_rng(seed).permutation(n) < round(n*valid_pct)
 
 def _parted(df, valid_col, valid_pct, seed):
@@ -660,13 +701,17 @@ def _parted(df, valid_col, valid_pct, seed):
     if not df.index.is_unique: df = df.reset_index(drop=True)
     if valid_col is None and valid_pct is None:
         if 'split' in df: return df.assign(split=part_names(df['split']))
-        raise KeyError(f"no column 'split' in the table; `split_table` makes it. It has {list(df.columns)}")
+        raise KeyError("no column 'split' in the table; `split_table` makes it. "
+                       f"It has {list(df.columns)}")
     if 'split' in df:
-        raise ValueError("the table has a column 'split' already: leave out valid_col and valid_pct, or the column")
+        raise ValueError("the table has a column 'split' already: "
+                         "leave out valid_col and valid_pct, or the column")
     if valid_col is not None and valid_pct is not None:
         raise ValueError("valid_col and valid_pct: one of them was expected")
-    if valid_col is not None: _has_column(df, valid_col)
-    is_valid = _random_valid(len(df), valid_pct, seed) if valid_col is None else _flags(df[valid_col], valid_col)
+    if valid_col is None: is_valid = _random_valid(len(df), valid_pct, seed)
+    else:
+        _has_column(df, valid_col)
+        is_valid = _flags(df[valid_col], valid_col)
     return df.assign(split=np.where(is_valid, 'valid', 'train'))
 
 # %% ../nbs/04_data.ipynb #5838e5fa
@@ -674,17 +719,21 @@ def find_crops(
     df:pd.DataFrame,      # table of crops
     path='.',             # folder that its files are relative to
     file_col='file_name', # column with the files
-)->pd.DataFrame: # the same, with the names that the files have; raises `FileNotFoundError` for those that are not there
-    "The table `df` with the crops' files looked up in `path`"
+)->pd.DataFrame: # the same, with the names that the files have
+    "`df` with its files looked up in `path`; `FileNotFoundError` for those not there"
     _has_column(df, file_col)
     finder = FileFinder(path, [o for o in df[file_col] if isinstance(o, str)])
     found = [finder.find(o) for o in df[file_col]]
     rows = list(zip(df.index, df[file_col], found))
-    lost = [f'{o} (row {i}{": "+f.note if f.note else ""})' for i,o,f in rows if f.path is None]
-    if lost: raise FileNotFoundError(f"{len(lost)} of {len(df)} crops are not in {path}: {_few(lost, 5)}")
+    why = lambda f: f': {f.note}' if f.note else ''
+    lost = [f'{o} (row {i}{why(f)})' for i,o,f in rows if f.path is None]
+    if lost:
+        raise FileNotFoundError(f"{len(lost)} of {len(df)} crops are not in {path}: "
+                                f"{_few(lost, 5)}")
     mended = [f'{o!r} is {f.path!r}: {f.note}' for _,o,f in rows if f.note]
     if mended:
-        warnings.warn(f"{len(mended)} of {len(df)} file names were mended: {_few(mended)}", stacklevel=3)
+        said = f"{len(mended)} of {len(df)} file names were mended: {_few(mended)}"
+        warnings.warn(said, stacklevel=3)
     return df.assign(**{file_col: [f.path for f in found]})
 
 def check_crops(
@@ -706,8 +755,9 @@ def check_crops(
 # %% ../nbs/04_data.ipynb #923c695a
 def _loader_arguments(kwargs):
     "Complain about arguments that no loader takes"
-    known = {*signature(FilteredBase.dataloaders).parameters, *signature(TfmdDL.__init__).parameters, 'batch_size'}
-    known |= {*signature(DataLoader.__init__).parameters, *DataLoader._methods} - {'dataset', 'self', 'kwargs'}
+    inner = {*signature(DataLoader.__init__).parameters, *DataLoader._methods}
+    known = {'batch_size'} | inner - {'dataset', 'self', 'kwargs'}
+    for f in (FilteredBase.dataloaders, TfmdDL.__init__): known |= {*signature(f).parameters}
     odd = [k for k in kwargs if k not in known]
     if odd: raise TypeError(f"from_df has no argument {odd[0]!r}, and neither has a fastai loader")
 
@@ -721,34 +771,36 @@ def _told(df, arch, preprocessing, size, buffer):
     "`Preprocessing` of new loaders, and which of its fields somebody told"
     buffer = df.attrs.get('buffer') if buffer is None else buffer
     told = {k: v for k,v in dict(size=size, buffer=buffer).items() if v is not None}
-    if preprocessing is not None: return preprocessing.replace(**told),[o.name for o in fields(Preprocessing)]
-    return (Preprocessing(**told) if arch is None else Preprocessing.of(arch, **told)),['size']
+    if preprocessing is not None:
+        return preprocessing.replace(**told),[o.name for o in fields(Preprocessing)]
+    prep = Preprocessing(**told) if arch is None else Preprocessing.of(arch, **told)
+    return prep,['size']
 
 @patch(cls_method=True)
 def from_df(
     cls:PropertyDataLoaders,
-    df:pd.DataFrame,      # table with paths, one column per property, and `split` (train, valid, test)
+    df:pd.DataFrame,      # table: paths, a column per property, `split` (train, valid, test)
     schema:Schema=None,   # None: the housing passports
     path='.',             # folder that the paths are relative to
-    size=None,            # pixels of a side, or (height, width) (HPv2: 512); None: that of `arch`, else 224
+    size=None,            # side in pixels, or (height, width) (HPv2: 512); None: `arch`'s or 224
     bs=64,                # crops in a batch (HPv2: 32)
     file_col='file_name', # column with the crops' paths
     batch_tfms=None,      # augmentation; None: `property_augments()`, []: none
     cache=None,           # folder for decoded crops; None: decode in every epoch
-    sampler=None,         # None: shuffle; a column such as 'weights'; 'rarity'; or one weight per training row
+    sampler=None,         # None: shuffle; a column; 'rarity'; or a weight per training row
     replacement=True,     # may `sampler` draw a crop twice in an epoch?
     seed=42,              # of the order of the crops, and of `valid_pct`
     num_workers=None,     # processes that decode; None: fastai's default
     device=None,          # text or `torch.device`; None: fastai's default
-    arch=None,            # timm model that will look at them; None: `property_learner` says it later
+    arch=None,            # timm model that will see them; None: `property_learner` says it
     preprocessing=None,   # `Preprocessing`, all of it told; None: that of the backbone
-    buffer=None,          # context in pixels that the crops were cut with; None: what the table's `attrs` say
+    buffer=None,          # pixels of context around the box; None: as the table's `attrs` say
     item_tfms=None,       # fastai's transforms of single pictures, such as `Resize(460)`
     valid_col=None,       # boolean column that marks the validation crops, instead of `split`
-    valid_pct=None,       # share of crops drawn for validation, 0-1, instead of `split`; groups are not kept
+    valid_pct=None,       # share drawn for validation, 0-1, instead of `split`; keeps no groups
     check='headers',      # open every picture first? 'headers', 'full' (decode it) or False
     **kwargs,             # more arguments of the loaders: pin_memory, drop_last, val_bs...
-)->PropertyDataLoaders: # training and validation loaders; `test` holds the rows of the test part
+)->PropertyDataLoaders: # training and validation loaders; `test` holds rows of the test part
     "`DataLoaders` of a table with a `split` column"
     _loader_arguments(kwargs)
     schema = schema or Schema.housing_passports()
@@ -757,28 +809,32 @@ def from_df(
     check_crops(df, path, file_col, check)
     prep,told = _told(df, arch, preprocessing, size, buffer)
     reader = _reader(df, path, prep, file_col, cache, item_tfms)
-    draw = _draw(_sampling(parts['train'], schema, sampler), replacement, len(parts['train']), bs)
-    dls = property_datablock(schema, reader, batch_tfms, item_tfms).dataloaders(
-        items, **{**draw, 'val_bs': bs*2, 'path': path, 'num_workers': num_workers, 'device': device, **kwargs})
+    draw = _draw(parts['train'], schema, sampler, replacement, bs)
+    own = dict(draw, val_bs=bs*2, path=path, num_workers=num_workers, device=device) | kwargs
+    dls = property_datablock(schema, reader, batch_tfms, item_tfms).dataloaders(items, **own)
     dls.train.rng = random.Random(seed)
-    res = cls(*dls.loaders, schema=schema, reader=reader, file_col=file_col, test=parts['test'], path=path,
-              device=dls.device, told=told, sampler=sampler)
+    res = cls(*dls.loaders, schema=schema, reader=reader, file_col=file_col, path=path,
+              test=parts['test'], device=dls.device, told=told, sampler=sampler)
     if batch_tfms is None and item_tfms is None: return res
     return res._take_over(reader.preprocessing, _normalizes(listify(batch_tfms)))
 
 # %% ../nbs/04_data.ipynb #fea9ad81
-def _resizes(t): return isinstance(t, (Resize, RandomResizedCrop, CropPad)) or hasattr(t, 'size')
+def _resizes(t):
+    return isinstance(t, (Resize, RandomResizedCrop, CropPad)) or hasattr(t, 'size')
 
 def _reader(df, path, prep, file_col, cache, item_tfms):
-    "Reader of crops as `prep` says, or as large as they are where `item_tfms` bring them to a size"
+    "Reader of crops as `prep` says, or as large as they are where `item_tfms` resize them"
     whole = any(map(_resizes, listify(item_tfms)))
     if whole and cache:
-        raise ValueError("cache: it keeps squashed crops, and item_tfms want them as large as they are; leave it out")
+        raise ValueError("cache: it keeps squashed crops, and item_tfms want them as large "
+                         "as they are; leave it out")
     if whole: return CropReader(path, None)
-    return CropReader(path, prep, CropCache(cache, df, path, prep, file_col) if cache else None)
+    if cache: cache = CropCache(cache, df, path, prep, file_col)
+    return CropReader(path, prep, cache or None)
 
-def _draw(wgts, replacement, n, bs):
-    "Arguments of the loaders that say how the training crops are drawn"
+def _draw(df, schema, sampler, replacement, bs):
+    "Arguments of the loaders that say how the crops of the training table `df` are drawn"
+    wgts,n = _sampling(df, schema, sampler),len(df)
     drawn = n if wgts is None or replacement else min(n, int((wgts>0).sum()))
     draw = dict(wgts=wgts, replacement=replacement, n_draw=None if wgts is None else drawn)
     return dict(bs=min(bs, drawn), drop_last=drawn>bs, dl_kwargs=(draw, {}))
@@ -820,9 +876,12 @@ def _class_counts(prop, targs):
 def class_weights(
     self:PropertyDataLoaders,
 )->dict: # property name -> float32 (n_classes,), sum 1
-    "Inverse-frequency class weights of the training part, unknown labels left out; 0 for a class without an example"
-    targs = part_targets(self.train_ds, self.schema)
-    return {p.name: inverse_frequency(_class_counts(p, targs[p.name])).astype(np.float32) for p in self.schema}
+    "Inverse-frequency class weights of the training part's known labels; 0 where there is none"
+    targs,res = part_targets(self.train_ds, self.schema),{}
+    for p in self.schema:
+        counts = _class_counts(p, targs[p.name])
+        res[p.name] = inverse_frequency(counts).astype(np.float32)
+    return res
 
 # %% ../nbs/04_data.ipynb #19df711a
 @patch(cls_method=True)
@@ -844,33 +903,39 @@ def caption(
     width=26, # letters of a line
 )->str: # one line per property
     "Readable labels of one crop"
-    lines = (f'{p.name}: {p.decode(np.asarray(t, dtype=np.float32)[None])[0]}' for p,t in zip(props, targs))
+    rows = [np.asarray(t, dtype=np.float32)[None] for t in targs]
+    lines = [f'{p.name}: {p.decode(row)[0]}' for p,row in zip(props, rows)]
     return '\n'.join(o if len(o)<=width else o[:width-1]+'…' for o in lines)
 
 # %% ../nbs/04_data.ipynb #4ccfbb3f
 def _write_caption(ax, lines, fontsize=7):
     "Write `lines` of (text, colour) under the picture in `ax`"
     for i,(text,color) in enumerate(lines):
-        ax.annotate(text, (.5, 0), xycoords='axes fraction', xytext=(0, -3-1.3*fontsize*i), textcoords='offset points',
-                    ha='center', va='top', fontsize=fontsize, color=color)
+        below = (0, -3-1.3*fontsize*i)
+        ax.annotate(text, (.5, 0), xycoords='axes fraction', xytext=below,
+                    textcoords='offset points', ha='center', va='top', fontsize=fontsize,
+                    color=color)
 
 def _pixels(img):
     "What matplotlib can show of `img`"
     if not isinstance(img, torch.Tensor): return img
     img = img.cpu().permute(1,2,0)
-    return (img.clamp(0, 1) if img.is_floating_point() else img.clamp(0, 255).byte()).numpy()
+    img = img.clamp(0, 1) if img.is_floating_point() else img.clamp(0, 255).byte()
+    return img.numpy()
 
 def show_crops(
-    imgs,         # pictures that matplotlib can show, or tensors (3, H, W): floats 0-1 or integers 0-255
+    imgs,         # pictures for matplotlib, or tensors (3, H, W): floats 0-1, integers 0-255
     captions,     # for each a text, or a list of (text, colour), one per line
     ncols=4,      # columns of the grid
     figsize=None, # inches
 )->plt.Figure: # the figure
     "Grid of crops with a caption under each"
-    captions = [[(l, 'black') for l in c.splitlines()] if isinstance(c, str) else c for c in captions]
+    in_black = lambda text: [(l, 'black') for l in text.splitlines()]
+    captions = [in_black(c) if isinstance(c, str) else c for c in captions]
     nrows,lines = -(-len(imgs)//ncols),max(map(len, captions), default=1)
     figsize = figsize or (1.8*ncols, (1.8+.13*lines)*nrows)
-    fig,axs = plt.subplots(nrows, ncols, figsize=figsize, squeeze=False, layout='constrained')
+    grid = dict(figsize=figsize, squeeze=False, layout='constrained')
+    fig,axs = plt.subplots(nrows, ncols, **grid)
     for ax in axs.flat: ax.set_axis_off()
     for img,c,ax in zip(imgs, captions, axs.flat):
         ax.imshow(_pixels(img))
@@ -887,10 +952,10 @@ def _agrees(prop, targ, answer):
 def result_lines(
     schema:Schema, # properties
     targs,         # per property the target (n_classes,) of one crop
-    probs,         # per property its probabilities, or its answer written as a target (n_classes,)
+    probs,         # per property its probabilities, or its answer as a target (n_classes,)
     width=27,      # letters of a line
 )->list: # a (text, colour) per property, for `show_crops`
-    "Caption with prediction and truth: right black, wrong red with the truth in brackets, unknown grey"
+    "Prediction and truth: right black, wrong red with the truth in brackets, unknown grey"
     res = []
     for p,t,o in zip(schema, targs, probs):
         true,pred = p.decode(t[None])[0],p.decode(o[None])[0]
@@ -957,40 +1022,49 @@ def show_results(
     out = [_written(p, o) for p,o in zip(self.props, tuplify(out))]
     imgs = L(list(self.decode((xb,*yb))[0][:max_n]))
     truths,said = ([o[:len(imgs)].cpu() for o in part] for part in (yb, out))
-    lines = [_Lines(result_lines(self.props, t, o)) for t,o in zip(zip(*truths), zip(*said))]
-    if not show: return xb,TensorCategory(0),imgs.map(lambda o: (o, _Lines())),L(lines).map(lambda o: (o,))
-    show_crops(list(imgs), lines, ncols, figsize)
+    crops = zip(zip(*truths), zip(*said))
+    lines = [_Lines(result_lines(self.props, t, o)) for t,o in crops]
+    if show:
+        show_crops(list(imgs), lines, ncols, figsize)
+        return
+    pictures,answers = L((o, _Lines()) for o in imgs),L((o,) for o in lines)
+    return xb,TensorCategory(0),pictures,answers
 
 # %% ../nbs/04_data.ipynb #c71709ba
 def _is_picture(o): return isinstance(o, (str, Path, Image.Image, np.ndarray, bytes))
 
 def _crop_item(o, i):
-    "Item of a picture that somebody gave; a path is one of the working directory, as everywhere else"
-    return o if isinstance(o, dict) else dict(file=Path(o).absolute() if isinstance(o, (str, Path)) else o, row=i)
+    "Item of a picture that somebody gave; a path is one of the working directory"
+    if isinstance(o, dict): return o
+    if isinstance(o, (str, Path)): o = Path(o).absolute()
+    return dict(file=o, row=i)
 
 @patch
 def test_dl(
     self:PropertyDataLoaders,
-    items=None,        # table, or list of paths, PIL images, arrays or bytes; None: the test part of the table
+    items=None,        # table, or list of paths, PIL images, arrays or bytes; None: the test part
     rm_type_tfms=None, # taken and not used: fastai's `Learner.predict` passes it
     with_labels=False, # does the table hold labels to score against?
     **kwargs,          # more arguments of the loader: bs, num_workers...
 )->PropertyDL: # in the order of `items`
-    "Loader of `items`, as at validation; a table's files are relative to `path`, others to where you are"
+    "Loader of `items`, as at validation; a table's files are in `path`, others where you are"
     if items is None: items = self.test
     if items is None: raise ValueError("these loaders hold no test part: give `items`")
     if self.hand_made: return self._hand_made_test(items, with_labels, **kwargs)
     if isinstance(items, pd.DataFrame):
         found = find_crops(items, self.path, self.file_col)
         items = table_items(found, self.schema if with_labels else None, self.file_col)
-    elif with_labels: raise ValueError("with_labels=True needs a table with one column per property")
+    elif with_labels:
+        raise ValueError("with_labels=True needs a table with one column per property")
     else: items = [_crop_item(o, i) for i,o in enumerate(items)]
-    return super(PropertyDataLoaders, self).test_dl(items, rm_type_tfms=0, with_labels=with_labels, **kwargs)
+    kwargs |= dict(rm_type_tfms=0, with_labels=with_labels)
+    return super(PropertyDataLoaders, self).test_dl(items, **kwargs)
 
 # %% ../nbs/04_data.ipynb #3197ef03
 def _is_idle(t, x):
     "Does the transform `t` leave validation pictures, such as `x`, as they are?"
-    if isinstance(t, (ToTensor, IntToFloatTensor, TrainOnly)) or t.split_idx==0 or t.name=='noop': return True
+    if isinstance(t, (ToTensor, IntToFloatTensor, TrainOnly)): return True
+    if t.split_idx==0 or t.name=='noop': return True
     if isinstance(t, AffineCoordTfm): return t.size is None    # an identity, up to the last digits
     try: y = t(x, split_idx=1)
     except Exception: return False
@@ -1001,25 +1075,28 @@ _PADS = {PadMode.Reflection: 'pad', PadMode.Zeros: 'pad_zeros', PadMode.Border: 
 def _mode(resample): return Image.Resampling(resample).name.lower()
 
 def _item_fields(t):
-    "Fields of a `Preprocessing` that the item transform `t` stands for at validation; None: it cannot say"
+    "Fields of a `Preprocessing` for the item transform `t` of validation; None: it cannot say"
     if type(t) is Resize:
-        ways = {ResizeMethod.Squish: 'squash', ResizeMethod.Crop: 'crop', ResizeMethod.Pad: _PADS.get(t.pad_mode)}
-        how = ways.get(t.method)
-        return how and dict(size=_plain_size(t.size[::-1]), resize=how, interpolation=_mode(t.mode), trim=0)
-    if type(t) is not RandomResizedCrop: return None
-    extra = math.ceil(max(t.size)*t.val_xtra/8)*8               # as fastai counts it
-    return dict(size=_plain_size(t.size[::-1]), resize='squash', interpolation=_mode(t.mode), trim=extra)
+        pad = _PADS.get(t.pad_mode)
+        ways = {ResizeMethod.Squish: 'squash', ResizeMethod.Crop: 'crop', ResizeMethod.Pad: pad}
+        how,extra = ways.get(t.method),0
+    elif type(t) is RandomResizedCrop:
+        how,extra = 'squash',math.ceil(max(t.size)*t.val_xtra/8)*8     # as fastai counts it
+    else: return None
+    size,mode = _plain_size(t.size[::-1]),_mode(t.mode)
+    return how and dict(size=size, resize=how, interpolation=mode, trim=extra)
 
 def _numbers(t):
     "The float32 numbers of a tensor as somebody would write them: 0.485"
     return tuple(float(str(o)) for o in t.flatten().cpu().numpy())
 
 def _batch_fields(t):
-    "Fields of a `Preprocessing` that the batch transform `t` stands for at validation; None: it cannot say"
+    "Fields of a `Preprocessing` for the batch transform `t` of validation; None: it cannot say"
     if isinstance(t, Normalize): return dict(mean=_numbers(t.mean), std=_numbers(t.std))
     if isinstance(t, Resample): return dict(resampled=t.size)
     if isinstance(t, AffineCoordTfm): return dict(resampled=_plain_size(t.size))
-    if isinstance(t, RandomResizedCropGPU) and t.valid_scale==1: return dict(resampled=_plain_size(t.size))
+    if isinstance(t, RandomResizedCropGPU) and t.valid_scale==1:
+        return dict(resampled=_plain_size(t.size))
 
 # %% ../nbs/04_data.ipynb #04d1ae95
 class Resample(Transform):
@@ -1045,13 +1122,14 @@ def _fields_of(tfms, x, read, odd):
 def read_off(
     dl,         # fastai's validation loader
     prep=None,  # `Preprocessing` by which its pictures are read; None: as large as they are
-)->tuple: # `Preprocessing`, names of the fields that the loader says, names of transforms that it cannot express
+)->tuple: # `Preprocessing`, names of the fields said, names of transforms it cannot express
     "What the validation loader `dl` does with a picture"
     pictures,odd = dl.dataset.tls[0],[]
     found = _fields_of(dl.after_item.fs, pictures[0], _item_fields, odd)
     if prep is None and 'size' not in found:
         sizes = {pictures[i].size for i in range(min(len(pictures), 4))}
-        if len(sizes)>1 and not odd: odd.append('none that brings the pictures to one size, such as Resize(224)')
+        if len(sizes)>1 and not odd:
+            odd.append('none that brings the pictures to one size, such as Resize(224)')
         found['size'] = _plain_size(pictures[0].size[::-1])
     prep = (prep or Preprocessing()).replace(**found)
     x = TensorImage(torch.rand(2, 3, *prep.read_size, device=dl.device))
@@ -1065,7 +1143,8 @@ def _reads(f):
     "Is `f` the step of the pipeline that opens a picture?"
     if isinstance(f, ReadCrop): return True
     own = getattr(getattr(f, 'encodes', None), 'methods', None)
-    return bool(own) and isinstance(getattr(own[0].implementation, '__self__', None), type(PILImage))
+    if not own: return False
+    return isinstance(getattr(own[0].implementation, '__self__', None), type(PILImage))
 
 def _opened_by(dataset):
     "Steps of the pipeline of pictures before one is opened, and the class that opens it"
@@ -1073,7 +1152,8 @@ def _opened_by(dataset):
     before = list(takewhile(lambda f: not _reads(f), fs))
     if len(before)==len(fs): return before,None
     opener = fs[len(before)]
-    return before,PILImage if isinstance(opener, ReadCrop) else opener.encodes.methods[0].implementation.__self__
+    if isinstance(opener, ReadCrop): return before,PILImage
+    return before,opener.encodes.methods[0].implementation.__self__
 
 def _open_by(dataset, reader):
     "Let `reader` open the pictures of `dataset`"
@@ -1087,8 +1167,9 @@ def _validate_by(self:PropertyDataLoaders, reader):
     _open_by(dl.dataset, reader)
     middle = [] if prep.presize is None else [Resample(prep.size)]
     dl.after_item = Pipeline(ToTensor())
-    dl.after_batch = Pipeline([IntToFloatTensor(), *middle, Normalize.from_stats(prep.mean, prep.std)])
-    dl.device = dl.device                                          # mean and deviation go there
+    numbers = Normalize.from_stats(prep.mean, prep.std)
+    dl.after_batch = Pipeline([IntToFloatTensor(), *middle, numbers])
+    dl.device = dl.device                                   # mean and deviation go there
     self.reader = reader
     for o in self.loaders: o.reader = reader
 
@@ -1106,12 +1187,13 @@ def _differs(self:PropertyDataLoaders, prep, n=4):
 
 @patch
 def _take_over(self:PropertyDataLoaders, prep, normalizes):
-    "Read off what validation does, from `prep` on, and let it do that; `normalizes`: were its numbers told?"
+    "Read off what validation does, and let it do that; `normalizes`: were its numbers told?"
     prep,told,odd = read_off(self.valid, prep)
     if not odd and self._differs(prep): odd.append('its steps together')
     told = [o for o in told if normalizes or o not in ('mean', 'std')]
     self.told,self.odd = tuple(dict.fromkeys([*self.told, *told])),odd
-    reader = CropReader(self.reader.path, prep) if self.reader.preprocessing is None else self.reader
+    reader = self.reader
+    if reader.preprocessing is None: reader = CropReader(reader.path, prep)
     reader.preprocessing = prep
     if not odd: self._validate_by(reader)
     self.reader = reader
@@ -1146,7 +1228,7 @@ def for_arch(
     self:PropertyDataLoaders,
     arch, # timm model, or its name
 )->PropertyDataLoaders: # these loaders, or a copy where another learner has them already
-    "Loaders that prepare crops as the backbone `arch` has learned to see them, but for what was told"
+    "Loaders that prepare crops as the backbone `arch` wants them, but for what was told"
     own = Preprocessing.of(arch)
     free = [k for k in ('interpolation', 'mean', 'std') if k not in self.told]
     prep = self.preprocessing.replace(**{k: getattr(own, k) for k in free})
@@ -1170,15 +1252,18 @@ def say_doubts(
 ): # None; warns
     "Warn of what was hardly meant: rare classes corrected twice, odd numbers, odd validation"
     if class_weights and isinstance(self.sampler, str) and self.sampler=='rarity':
-        warnings.warn("rare classes are corrected twice: sampler='rarity' draws them more often, and the loss "
-                      "weighs them up as well; leave out the sampler, or give `loss_func=PropertyLoss(dls.schema)`",
-                      stacklevel=3)
+        warnings.warn("rare classes are corrected twice: sampler='rarity' draws them more often, "
+                      "and the loss weighs them up as well; leave out the sampler, "
+                      "or give `loss_func=PropertyLoss(dls.schema)`", stacklevel=3)
     odd = _other_numbers(self.preprocessing, backbone) if backbone is not None else ''
-    if odd: warnings.warn(f"these loaders normalise, as they were told, with {odd}", stacklevel=3)
+    if odd:
+        warnings.warn(f"these loaders normalise, as they were told, with {odd}", stacklevel=3)
     if not self.odd and self._differs(self.preprocessing): self.odd = ['its steps together']
     if self.odd:
-        warnings.warn(f"validation prepares pictures in a way that no bundle can repeat ({', '.join(self.odd)}): "
-                      "`save_bundle` will refuse. A transform of training alone has `split_idx=0`", stacklevel=3)
+        steps = ', '.join(self.odd)
+        warnings.warn(f"validation prepares pictures in a way that no bundle can repeat ({steps}): "
+                      "`save_bundle` will refuse. "
+                      "A transform of training alone has `split_idx=0`", stacklevel=3)
 
 # %% ../nbs/04_data.ipynb #35c63d13
 def _getter_name(getter):
@@ -1205,10 +1290,13 @@ def _guessed(dls, questions):
         raise ValueError(f"these loaders do not say what their {len(names)} targets are called "
                          f"(classes: {classes}): give `schema`")
     multi = Schema([Property(n, c, 'multi') for n,c in questions])
-    most = {n: np.nansum(t, 1).max(initial=0) for n,t in part_targets(dls.train_ds, multi).items()}
-    schema = Schema([Property(n, c, 'multi' if most[n]>1 else 'exclusive') for n,c in questions])
+    targs = part_targets(dls.train_ds, multi)
+    several = {n: np.nansum(t, 1).max(initial=0)>1 for n,t in targs.items()}
+    kinds = {n: 'multi' if o else 'exclusive' for n,o in several.items()}
+    schema = Schema([Property(n, c, kinds[n]) for n,c in questions])
     said = ', '.join(f'{p.name} {p.kind}' for p in schema)
-    warnings.warn(f"properties read off the loaders: {said}; give `schema` if that is not so", stacklevel=4)
+    warnings.warn(f"properties read off the loaders: {said}; give `schema` if that is not so",
+                  stacklevel=4)
     return schema
 
 def _schema_of(dls, schema):
@@ -1217,12 +1305,15 @@ def _schema_of(dls, schema):
     questions = [_question(tl, i) for i,tl in enumerate(ds.tls[ds.n_inp:])]
     if schema is None: return _guessed(dls, questions)
     if len(schema)!=len(questions):
-        raise ValueError(f"the schema has {len(schema)} properties, the loaders have {len(questions)} targets")
+        raise ValueError(f"the schema has {len(schema)} properties, "
+                         f"the loaders have {len(questions)} targets")
     for p,(name,classes) in zip(schema, questions):
         if name in schema.names and name!=p.name:
-            raise ValueError(f"property {p.name!r}: the loaders have {name!r} in its place; the order must be the same")
+            raise ValueError(f"property {p.name!r}: the loaders have {name!r} in its place; "
+                             "the order must be the same")
         if classes!=list(p.classes):
-            raise ValueError(f"property {p.name!r}: the block has the classes {classes}, the schema {list(p.classes)}; "
+            raise ValueError(f"property {p.name!r}: the block has the classes {classes}, "
+                             f"the schema {list(p.classes)}; "
                              "`MultiCategoryBlock(vocab=...)` sets them in the schema's order")
     return schema
 
@@ -1230,32 +1321,39 @@ def _schema_of(dls, schema):
 def _check_hand_made(dls):
     "Complain unless `dls` are loaders of pictures that a schema can be read from"
     parts = dls.loaders[:2] if isinstance(dls, DataLoaders) else []
-    if len(parts)<2 or not all(isinstance(getattr(dl, 'dataset', None), Datasets) for dl in parts):
-        raise ValueError(f"{type(dls).__name__}: fastai `DataLoaders` with a training and a validation part were "
-                         "expected, of a `DataBlock` with an `ImageBlock` and a `MultiCategoryBlock` for each property")
+    datasets = [getattr(dl, 'dataset', None) for dl in parts]
+    if len(parts)<2 or not all(isinstance(o, Datasets) for o in datasets):
+        raise ValueError(f"{type(dls).__name__}: fastai `DataLoaders` with a training and "
+                         "a validation part were expected, of a `DataBlock` with an `ImageBlock` "
+                         "and a `MultiCategoryBlock` for each property")
     n_inp = dls.train_ds.n_inp
-    if n_inp!=1: raise ValueError(f"the loaders have {n_inp} inputs; one picture was expected")
+    if n_inp!=1:
+        raise ValueError(f"the loaders have {n_inp} inputs; one picture was expected")
     _,opener = _opened_by(dls.valid_ds)
     if opener is not PILImage:
         name = getattr(opener, '__name__', 'nothing')
-        raise ValueError(f"pictures are opened by {name}: an `ImageBlock` of colour pictures was expected")
+        raise ValueError(f"pictures are opened by {name}: "
+                         "an `ImageBlock` of colour pictures was expected")
 
 @patch(cls_method=True)
 def from_dls(
     cls:PropertyDataLoaders,
-    dls,                # fastai `DataLoaders` of a picture and a `MultiCategoryBlock` per property; left as they are
-    schema:Schema=None, # properties in the order of the blocks; None: names of the columns, classes of the blocks
+    dls,                # fastai `DataLoaders` of a picture and a `MultiCategoryBlock` per property
+    schema:Schema=None, # in the order of the blocks; None: names of columns, classes of blocks
     buffer=None,        # context in pixels that the crops were cut with; None: not known
 )->PropertyDataLoaders: # a copy of them that knows its schema and its preprocessing
     "Loaders of somebody's own `DataBlock`; raises `ValueError` that says what is missing"
     _check_hand_made(dls)
     schema = _schema_of(dls, schema)
-    dls = deepcopy(dls, {id(tl.items): tl.items for dl in dls.loaders for tl in dl.dataset.tls})
+    items = [tl.items for dl in dls.loaders for tl in dl.dataset.tls]
+    dls = deepcopy(dls, {id(o): o for o in items})
     loaders = [dl.new(cls=PropertyDL) if type(dl) is TfmdDL else dl for dl in dls.loaders]
     normalizes = _normalizes(loaders[1].after_batch.fs)
     for dl in loaders:
-        if not _normalizes(dl.after_batch.fs): dl.after_batch.add(Normalize.from_stats(*imagenet_stats))
-    res = cls(*loaders, schema=schema, reader=CropReader('.', None), path=dls.path, device=loaders[0].device)
+        if _normalizes(dl.after_batch.fs): continue
+        dl.after_batch.add(Normalize.from_stats(*imagenet_stats))
+    reader,device = CropReader('.', None),loaders[0].device
+    res = cls(*loaders, schema=schema, reader=reader, path=dls.path, device=device)
     res.hand_made = True
     for p,tls in zip(schema, zip(*(dl.dataset.tls[1:] for dl in loaders))):
         for tl in tls: next(f for f in tl.tfms.fs if isinstance(f, Categorize)).prop = p
@@ -1267,9 +1365,10 @@ def from_dls(
 @patch
 def _hand_made_test(self:PropertyDataLoaders, items, with_labels, **kwargs):
     "Loader of `items`: pictures as they are, all else through the getters of the `DataBlock`"
-    pictures = not isinstance(items, pd.DataFrame) and not with_labels and all(map(_is_picture, items))
-    if not pictures:
-        return super(PropertyDataLoaders, self).test_dl(items, rm_type_tfms=0, with_labels=with_labels, **kwargs)
+    plain = not isinstance(items, pd.DataFrame) and not with_labels
+    if not (plain and all(map(_is_picture, items))):
+        kwargs |= dict(rm_type_tfms=0, with_labels=with_labels)
+        return super(PropertyDataLoaders, self).test_dl(items, **kwargs)
     items = [_crop_item(o, i) for i,o in enumerate(items)]
     if self.odd:
         raise ValueError(f"validation has steps of its own ({', '.join(self.odd)}): "
