@@ -253,6 +253,7 @@ def photo(
     said = f'width {width!r}, height {height!r}'
     if odd: self.problems.add('size unusable', said, **where)
     self.sizes.setdefault(photo.at, set()).add(size)
+    if photo.declared is None: photo.declared = size
     if has_ids: self._note_id(photo, _id_text(id_), id_, photo is not fresh, where)
     elif photo is not fresh: self.problems.add('photo listed twice', id_, **where)
     photo.ids.append(id_)
@@ -361,7 +362,7 @@ def finish(
 )->Annotations: # all of it
     "What was collected, once all is read"
     for photo in self.by_name.values():
-        sizes = self.sizes[photo.at]
+        sizes = self.sizes[photo.at]-{None}                # no size is not another size
         if len(sizes)>1: self._drop_all(photo, ' and '.join(sorted(map(_size_text, sizes))))
     photos = [o for o in self.by_name.values() if o.usable]
     return Annotations(photos, self.problems, format, name, self.n_photos, self.n_boxes,
@@ -553,6 +554,14 @@ def _reaches(photos):
     else: boxes = np.array([b for o in photos for b in o.boxes], float).reshape(-1, 4)
     return np.abs(boxes).max(1, initial=0),bool((boxes%1).any())
 
+def _in_percent(photos, reach):
+    "Do all boxes end within 100, not in whole numbers, on photos that are much larger?"
+    if len(reach)<3 or reach.max()>100 or reach.max()<30: return False
+    with_boxes = [o for o in photos if o.boxes]
+    sizes = [min(o.declared) for o in with_boxes if o.declared and None not in o.declared]
+    if not sizes or min(sizes)<250: return False
+    return any(v%1 for o in with_boxes for b in o.boxes for v in b)
+
 def check_units(
     annotations, # `Annotations`
     units=None   # 'pixels' or 'share': what the user says; None: nothing
@@ -565,6 +574,10 @@ def check_units(
         raise ValueError(f"{annotations.name}: {near} of {n} boxes end within 1.5 pixels, so they look like shares "
                          "of the photo (0 to 1). `units='share'` (--units share) reads them; `units='pixels'` "
                          "takes them as they are")
+    if units is None and _in_percent(annotations.photos, reach):
+        raise ValueError(f"{annotations.name}: all {n} boxes end within 100 on much larger photos, so they look like "
+                         "percent. Divided by 100, `units='share'` (--units share) reads them; `units='pixels'` "
+                         "(--units pixels) takes them as they are")
     if units=='share' and far>n/2:
         raise ValueError(f"{annotations.name}: {far} of {n} boxes reach beyond 2, the furthest to {reach.max():g}, "
                          "so they are no shares of the photo (0 to 1); leave `units='share'` (--units share) out")

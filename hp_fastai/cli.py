@@ -260,10 +260,18 @@ def _infer_schema(df, names=None):
     if left: print(f"  not {', '.join(left)}")
     return Schema([same[p.name] if p.name in fits else p for p in inferred])
 
+def _refuse_reports(csvs):
+    "Raise `ValueError` for a table that is the report of a command"
+    import pandas as pd
+    for o in csvs:
+        if Path(o).is_file() and {'reason', 'dropped'}<=set(pd.read_csv(o, nrows=0)):
+            raise ValueError(f"{o} is a report of what was wrong, no table of crops; give cumulative_annos_SIDE.csv alone")
+
 def _split_schema(csvs, out_dir, schema, names):
     "Schema of `hp_split`: told, or of the folder, or inferred from the tables"
     import pandas as pd
     from hp_fastai.schema import Schema, read_table
+    _refuse_reports(csvs)
     beside = Path(out_dir)/'schema.json'
     if schema: return Schema.read(schema)
     if names is None and beside.is_file():
@@ -588,6 +596,7 @@ def hp_predict(
         how = dict(buffer=buffer, frame=frame, units=units)
         if boxes: res = predict_photos(bundle, photos_or_crops, boxes, **how, **common)
         else: res = predict_crops(bundle, photos_or_crops, path=path, **common)
+        if not boxes: print('no --boxes: each picture was taken whole, as a crop')
         print(res)
         _say_reasons(res, res.file.with_name(f'{res.file.stem}_report.csv'))
         folder = photos_or_crops if boxes else path

@@ -336,6 +336,8 @@ class ClipResult:
         read = f"{self.n_photos:,} photos and {self.n_boxes:,} boxes read"
         how = ', and say `frame` (--frame)' if self.report.reason.eq('frame not known').any() else ''
         look = f"; look at {self.doubt.name}{how}" if self.doubt else ''
+        n = int(self.report.reason.eq('frame assumed upright').sum())
+        if n: look += f'; {n:,} boxes on photos that EXIF turns are taken as upright (`frame`, --frame)'
         cut = f"{self.written:,} crops ({self.n_new:,} new), {self.dropped:,} boxes dropped"
         return f"{self.side}: {read}; {cut}{look}"
     def _repr_html_(self):

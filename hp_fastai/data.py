@@ -404,7 +404,8 @@ class CropCache:
         self.rows,self.folder = {f:i for i,f in enumerate(files)},Path(folder)
         stats = [os.stat(Path(path)/f) for f in files]
         stamps = [(f, o.st_size, o.st_mtime_ns) for f,o in zip(files, stats)]
-        self.stamp = hashlib.sha1(repr(stamps).encode()).hexdigest()
+        here = str(Path(path).resolve())              # another folder may hold other files of the same name
+        self.stamp = hashlib.sha1(repr((here, stamps)).encode()).hexdigest()
         self.prepare(_as_preprocessing(preprocessing))
     def __getstate__(self):
         return {k:v for k,v in self.__dict__.items() if k not in ('crops', 'done')}
@@ -1061,11 +1062,14 @@ def test_dl(
     return super(PropertyDataLoaders, self).test_dl(items, **kwargs)
 
 # %% ../nbs/04_data.ipynb #3197ef03
-def _is_idle(t, x):
-    "Does the transform `t` leave validation pictures, such as `x`, as they are?"
+def _rests(t):
+    "Is the transform `t` known to leave validation pictures as they are?"
     if isinstance(t, (ToTensor, IntToFloatTensor, TrainOnly)): return True
     if t.split_idx==0 or t.name=='noop': return True
-    if isinstance(t, AffineCoordTfm): return t.size is None    # an identity, up to the last digits
+    return isinstance(t, AffineCoordTfm) and t.size is None    # an identity, up to the last digits
+
+def _is_idle(t, x):
+    "Does the transform `t` leave the validation picture `x` as it is?"
     try: y = t(x, split_idx=1)
     except Exception: return False
     return np.shape(y)==np.shape(x) and bool((np.asarray(y)==np.asarray(x)).all())
@@ -1109,12 +1113,13 @@ class Resample(Transform):
         "The batch at `size`"
         return TensorImage(resample(x, self.size))
 
-def _fields_of(tfms, x, read, odd):
+def _fields_of(tfms, xs, read, odd):
     "Fields that the transforms `tfms` of validation stand for; names of the others go to `odd`"
     res = {}
     for t in tfms:
-        if not isinstance(t, Normalize) and _is_idle(t, x): continue
+        if _rests(t): continue
         found = read(t)
+        if found is None and all(_is_idle(t, x) for x in xs): continue
         if found is None or set(found)&set(res): odd.append(t.name.split(' -- ')[0].strip())
         else: res.update(found)
     return res
@@ -1125,7 +1130,8 @@ def read_off(
 )->tuple: # `Preprocessing`, names of the fields said, names of transforms it cannot express
     "What the validation loader `dl` does with a picture"
     pictures,odd = dl.dataset.tls[0],[]
-    found = _fields_of(dl.after_item.fs, pictures[0], _item_fields, odd)
+    tried = np.linspace(0, len(pictures)-1, min(len(pictures), 16)).astype(int)
+    found = _fields_of(dl.after_item.fs, [pictures[i] for i in tried.tolist()], _item_fields, odd)
     if prep is None and 'size' not in found:
         sizes = {pictures[i].size for i in range(min(len(pictures), 4))}
         if len(sizes)>1 and not odd:
@@ -1133,7 +1139,7 @@ def read_off(
         found['size'] = _plain_size(pictures[0].size[::-1])
     prep = (prep or Preprocessing()).replace(**found)
     x = TensorImage(torch.rand(2, 3, *prep.read_size, device=dl.device))
-    batch = _fields_of(dl.after_batch.fs, x, _batch_fields, odd)
+    batch = _fields_of(dl.after_batch.fs, [x], _batch_fields, odd)
     resampled = batch.pop('resampled', None)
     if resampled is not None: batch |= dict(size=resampled, presize=prep.size)
     return prep.replace(**batch),[*found, *batch],odd
@@ -1154,6 +1160,15 @@ def _opened_by(dataset):
     opener = fs[len(before)]
     if isinstance(opener, ReadCrop): return before,PILImage
     return before,opener.encodes.methods[0].implementation.__self__
+
+def _check_opened(dataset):
+    "Raise `ValueError` for steps of a block that change a picture after it was opened"
+    fs = list(dataset.tls[0].tfms.fs)
+    n = next((i for i,f in enumerate(fs) if _reads(f)), len(fs))
+    late = [getattr(f, 'name', type(f).__name__).split(' -- ')[0].strip() for f in fs[n+1:]]
+    if late:
+        raise ValueError(f"the block of pictures changes them after they are opened, with {', '.join(late)}; "
+                         "that belongs into `item_tfms`, where it can be seen")
 
 def _open_by(dataset, reader):
     "Let `reader` open the pictures of `dataset`"
@@ -1180,9 +1195,10 @@ def _differs(self:PropertyDataLoaders, prep, n=4):
     n,tl = min(n, len(self.valid_ds)),self.valid_ds.tls[0]
     if not n: return False
     xb = self.valid.new(bs=n, shuffle=False, num_workers=0, drop_last=False).one_batch()[0]
-    is_read = self.reader.preprocessing is not None    # then the pictures are at their size already
-    rest = (lambda o: prep.normalize(torch.from_numpy(np.array(o))[None])[0]) if is_read else prep
-    ours = torch.stack([rest(np.asarray(tl[i])) for i in range(n)]).to(xb.device)
+    def _rest(o):
+        is_read = o.shape[:2]==tuple(prep.read_size)   # then only what follows is to be done
+        return prep.normalize(torch.from_numpy(o)[None])[0] if is_read else prep(o)
+    ours = torch.stack([_rest(np.array(tl[i])) for i in range(n)]).to(xb.device)
     return ours.shape!=xb.shape or bool((ours-xb).abs().max()>.05)
 
 @patch
@@ -1355,6 +1371,7 @@ def from_dls(
     reader,device = CropReader('.', None),loaders[0].device
     res = cls(*loaders, schema=schema, reader=reader, path=dls.path, device=device)
     res.hand_made = True
+    for dl in loaders: _check_opened(dl.dataset)
     for p,tls in zip(schema, zip(*(dl.dataset.tls[1:] for dl in loaders))):
         for tl in tls: next(f for f in tl.tfms.fs if isinstance(f, Categorize)).prop = p
     res._take_over(None, normalizes)

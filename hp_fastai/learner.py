@@ -138,6 +138,13 @@ def seen_classes(
     weights = dls.class_weights()        # 0 where there is no example
     return tuple(tuple(bool(w) for w in weights[n]) for n in dls.schema.names)
 
+def _check_schema(what, schema, dls):
+    "Raise `ValueError` unless the loaders `dls`, if they know theirs, have the same `schema`"
+    theirs = getattr(dls, 'schema', None)
+    if theirs is None or theirs==schema: return
+    raise ValueError(f"the {what} and the loaders have other properties or classes, or another order of them: "
+                     f"{schema.to_dict()['properties']}, and {theirs.to_dict()['properties']}")
+
 class PropertyLearner(Learner):
     "fastai `Learner` whose model answers several properties"
     trained_classes = None # classes that had an example in any call of `fit`, as `seen_classes` gives them
@@ -163,7 +170,17 @@ class PropertyLearner(Learner):
     @loss_func.setter
     def loss_func(self, f):
         self.__dict__['loss_func'] = f
+        if isinstance(f, PropertyLoss): _check_schema('loss', f.schema, self.__dict__.get('dls'))
         self.tell_seen()
+    @property
+    def dls(self):
+        "The loaders; new ones must have the same properties and classes, in the same order"
+        return self.__dict__['dls']
+    @dls.setter
+    def dls(self, dls):
+        old = getattr(self.__dict__.get('dls'), 'schema', None)
+        if old is not None: _check_schema('learner', old, dls)
+        self.__dict__['dls'] = dls
     @property
     def rule(self):
         "The `AnswerRule` of the loss"
@@ -334,6 +351,9 @@ class DeviceMixedPrecision(MixedPrecision):
     ):
         "Forget autocast and scaler"
         self.after_loss()
+        scaler = getattr(self.learn, 'scaler', None)
+        if scaler is not None and scaler.is_enabled():           # what is left is scaled, and no later step knows it
+            for p in self.model.parameters(): p.grad = None
         self.autocast = self.scales = self.learn.scaler = None
         self.skipped = self.aside = False
 

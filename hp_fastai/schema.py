@@ -359,7 +359,8 @@ def read(
     except ValueError as e: raise ValueError(f"{path}: {e}") from None
 
 # %% ../nbs/00_schema.ipynb #b84a7487
-_PLAIN_NUMBER = r'-?(?:0|[1-9]\d*)?(?:\.\d*)?(?:[eE][+-]?\d+)?'    # no leading zero, no plus
+# as pandas writes a number: no plus, no zeros around it, 1e-05 and neither 1E5 nor 1e3
+_PLAIN_NUMBER = r'-?(?:0|[1-9]\d*)(?:\.0|\.\d*[1-9])?(?:e-\d\d+)?'
 
 def _plain_column(col):
     "A column of texts as numbers or bools if it is nothing else, and no text is lost"
@@ -385,6 +386,8 @@ def read_table(
 )->pd.DataFrame: # without an unnamed index column; `attrs['buffer']` if it is noted
     "Read the CSV `path`; only empty cells are missing values"
     df = _read_texts(Path(path))
+    if len(df.columns)==1 and re.search(r'[;\t]', df.columns[0]):
+        raise ValueError(f"{path}: one column, {df.columns[0]!r}; commas between the columns were expected")
     df = df.drop(columns=[c for c in df.columns[:1] if c.startswith('Unnamed')])
     for c in df.columns.difference(list(props)): df[c] = _plain_column(df[c])
     buffer = read_context(path)

@@ -62,7 +62,8 @@ def _codes(df, col):
     if rows:
         raise ValueError(f"column {col!r} is empty in {len(rows)} rows ({rows[:5]}); "
                          "expected the group that each belongs to")
-    return pd.factorize(df[col])[0]
+    is_path = col in ('file_name_original', 'file_name')
+    return pd.factorize(df[col] if is_path else label_texts(df[col]))[0]    # 1.0 and '1' are one group
 
 def group_rows(
     df:pd.DataFrame, # table; without a column of paths every row is a photo

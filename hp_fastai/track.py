@@ -81,8 +81,11 @@ def git_facts(
 # %% ../nbs/08b_track.ipynb #99cb49c5
 def _loader_settings(dls):
     "Sizes of the data"
+    prep,sampler = getattr(dls, 'preprocessing', None),getattr(dls, 'sampler', None)
+    more = dict(preprocessing=prep.to_dict()) if prep is not None else {}
+    if sampler is not None: more['sampler'] = sampler if isinstance(sampler, str) else 'weights given'
     return dict(n_train=len(dls.train_ds), n_valid=len(dls.valid_ds), bs=dls.train.bs,
-                size=getattr(dls, 'size', None), device=str(dls.device))
+                size=getattr(dls, 'size', None), device=str(dls.device), **more)
 
 def training_settings(
     learn:Learner, # to be trained
